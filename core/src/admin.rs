@@ -1,0 +1,149 @@
+//! Looking into a broker and putting it in order: topics, groups, lag, seek, purge, dead letters.
+
+use std::time::SystemTime;
+
+use bytestring::ByteString;
+
+use crate::{Message, PartitionId, Position, Result, Start};
+
+/// Administration, for drivers that can. Methods a driver cannot serve return
+/// [`Unsupported`](crate::ErrorKind::Unsupported).
+pub trait Admin: Send + Sync + 'static {
+    /// Makes sure that a topic exists; says whether it was made now.
+    ///
+    /// # Errors
+    /// If it does not exist and cannot be made.
+    fn ensure_topic(&self, topic: &str, settings: TopicSettings)
+    -> impl Future<Output = Result<bool>> + Send;
+
+    /// All topics, by name.
+    ///
+    /// # Errors
+    /// If the broker cannot be asked.
+    fn topics(&self) -> impl Future<Output = Result<Vec<TopicInfo>>> + Send;
+
+    /// The groups of a topic, by name.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) without such a topic.
+    fn groups(&self, topic: &str) -> impl Future<Output = Result<Vec<GroupInfo>>> + Send;
+
+    /// Moves a group that nobody reads for at this time.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::ErrorKind::Conflict) while it has members.
+    fn seek(&self, topic: &str, group: &str, to: Start) -> impl Future<Output = Result<()>> + Send;
+
+    /// Deletes all messages of a topic; says how many.
+    ///
+    /// # Errors
+    /// If the broker cannot.
+    fn purge(&self, topic: &str) -> impl Future<Output = Result<u64>> + Send;
+
+    /// A page of a topic's dead letters, oldest first, from behind `after` on.
+    ///
+    /// # Errors
+    /// If the broker cannot be asked.
+    fn dead_letters(
+        &self,
+        topic: &str,
+        after: Option<u64>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<StoredDeadLetter>>> + Send;
+
+    /// Removes a dead letter for good; says whether it was there.
+    ///
+    /// # Errors
+    /// If the broker cannot.
+    fn remove_dead_letter(&self, topic: &str, id: u64) -> impl Future<Output = Result<bool>> + Send;
+}
+
+/// How a topic is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicSettings {
+    /// Partitions; `None`: the broker's default.
+    pub partitions: Option<u32>,
+}
+
+impl TopicSettings {
+    /// With so many partitions.
+    #[must_use]
+    pub fn partitions(partitions: u32) -> Self {
+        Self { partitions: Some(partitions) }
+    }
+}
+
+/// A topic as the broker sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: ByteString,
+    /// Its partitions; 1 where there are none.
+    pub partitions: u32,
+    /// Messages it holds, as well as the broker knows.
+    pub messages: u64,
+    /// Dead letters it holds natively, as well as the broker knows.
+    pub dead_letters: u64,
+}
+
+impl TopicInfo {
+    /// A topic of which only the name is known.
+    pub fn new(name: impl Into<ByteString>) -> Self {
+        Self { name: name.into(), partitions: 1, messages: 0, dead_letters: 0 }
+    }
+}
+
+/// A group as the broker sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: ByteString,
+    /// Members reading now.
+    pub members: u32,
+    /// Messages not yet settled.
+    pub lag: u64,
+    /// Messages delivered and not settled.
+    pub in_flight: u64,
+    /// Messages parked natively.
+    pub parked: u64,
+    /// When the oldest unsettled message was published.
+    pub oldest: Option<SystemTime>,
+    /// The committed position of each partition, where there are positions.
+    pub committed: Vec<(PartitionId, Position)>,
+}
+
+impl GroupInfo {
+    /// A group of which only the name is known.
+    pub fn new(name: impl Into<ByteString>) -> Self {
+        Self {
+            name: name.into(),
+            members: 0,
+            lag: 0,
+            in_flight: 0,
+            parked: 0,
+            oldest: None,
+            committed: Vec::new(),
+        }
+    }
+}
+
+/// A dead letter in its store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredDeadLetter {
+    /// Names it in its topic's store; ascending.
+    pub id: u64,
+    /// The message with its `millstream-dl-*` headers.
+    pub message: Message,
+}
+
+impl StoredDeadLetter {
+    /// A dead letter under this id.
+    #[must_use]
+    pub fn new(id: u64, message: Message) -> Self {
+        Self { id, message }
+    }
+}

@@ -1,0 +1,20 @@
+//! What content types a protobuf event is sent and read under.
+
+use crate::{Error, ErrorKind, Result};
+
+/// The content type protobuf events are written with.
+pub(crate) const CONTENT_TYPE: &str = "application/x-protobuf";
+
+/// Other names for the same bytes; senders that do not know better say octet-stream or nothing.
+const ALIASES: [&str; 4] =
+    ["application/protobuf", "application/vnd.google.protobuf", crate::event::OCTET_STREAM, ""];
+
+/// Refuses a content type that is not protobuf: decoding JSON text as protobuf can succeed by accident.
+pub(crate) fn accept(content_type: &str) -> Result<()> {
+    let bare = super::bare(content_type);
+    if bare.eq_ignore_ascii_case(CONTENT_TYPE) || ALIASES.iter().any(|a| bare.eq_ignore_ascii_case(a)) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Decode, format!("the event is protobuf, the message says {content_type:?}"))
+        .fix(format!("send it as {CONTENT_TYPE}")))
+}

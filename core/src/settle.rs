@@ -1,0 +1,98 @@
+//! How a delivery ends: a verdict, what goes with it, and what became of it.
+
+use std::time::Duration;
+
+use crate::{Effects, Error, Message, ParkNote, Token};
+
+/// What is to become of a delivery.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It is done: never deliver it to this group again.
+    Ack,
+    /// Deliver it again, not before this time has passed. Counts as a delivery.
+    /// Only for drivers with [`Capabilities::retry_after`](crate::Capabilities).
+    Retry {
+        /// How long to wait.
+        after: Duration,
+    },
+    /// Deliver it again at once, to anyone of the group: it was not started. A driver that can leaves its
+    /// delivery count as it was.
+    Release,
+    /// Set it aside with its key, durably. Only for drivers with [`Parking::Native`](crate::Parking).
+    Park(Box<Park>),
+    /// It is a dead letter: store this message (the original with the `millstream-dl-*` headers) and
+    /// acknowledge, as one. Only for drivers with [`DeadLetters::Native`](crate::DeadLetters).
+    Dead(Box<Message>),
+}
+
+/// How long a message is parked, and what is kept with it.
+///
+/// A driver that parks natively delivers nothing of this key to the group before the head of the key's park
+/// is due, and then delivers the park's messages in their order, each once the one before it was settled
+/// with an [`Ack`](Verdict::Ack) or [`Dead`](Verdict::Dead); only then newer messages of the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Park {
+    /// Due after this; `None`: behind those of its key that are parked already.
+    pub after: Option<Duration>,
+    /// Its history.
+    pub note: ParkNote,
+}
+
+/// One delivery to be settled.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Settlement {
+    /// Which.
+    pub token: Token,
+    /// How.
+    pub verdict: Verdict,
+    /// Messages to be written in one transaction with the verdict. Only for drivers with
+    /// [`Capabilities::atomic_emit`](crate::Capabilities); empty for all others.
+    pub emit: Vec<Message>,
+    /// Work of the driver's own kind for that transaction. Only for drivers with
+    /// [`Capabilities::effects`](crate::Capabilities); empty for all others.
+    pub effects: Effects,
+}
+
+impl Settlement {
+    /// A settlement that takes nothing along.
+    pub fn new(token: Token, verdict: Verdict) -> Self {
+        Self { token, verdict, emit: Vec::new(), effects: Effects::new() }
+    }
+
+    /// An acknowledgement that takes nothing along.
+    pub fn ack(token: Token) -> Self {
+        Self::new(token, Verdict::Ack)
+    }
+}
+
+/// What became of a settlement. Only [`Done`](Settled::Done) is success.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Settled {
+    /// The broker confirmed it.
+    Done,
+    /// The delivery was no longer ours (lease over, partition revoked, channel closed): it comes again, to
+    /// us or to another. Counted, never success.
+    Lost,
+    /// It failed and nothing of it happened: here it is again, to be sent once more.
+    Failed {
+        /// Why.
+        error: Error,
+        /// What was not done.
+        settlement: Box<Settlement>,
+    },
+    /// Its effects failed: just this message's part was undone. It counts as a failed attempt of the handler.
+    EffectsFailed(Error),
+    /// Whether it happened is not known. Never success and never drop: the message may come again.
+    Unknown(Error),
+}
+
+impl Settled {
+    /// Whether the broker confirmed it.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+}
