@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Millstream: typed events go in, handlers run, and every message ends in a known place.
+
+pub mod context;
+mod engine;
+mod failure;
+pub mod handler;
+pub mod policy;
+mod retry;
+
+pub use context::Context;
+pub use engine::{Control, Health, LeaseRenewal, Report, Running, Settings, SubscriptionHealth, SubscriptionReport};
+pub use failure::{Failure, FailureKind, Outcome};
+pub use handler::Handler;
+pub use millstream_core as core;
+pub use millstream_core::{Bytes, ByteString, Error, ErrorKind, Event, Headers, Message, Result};
+pub use policy::{Batching, DeadLetterTarget, Execution, MaxGap, Ordering, OtherTypes, Outage, Policy};
+pub use retry::{Jitter, Retry};

@@ -1,0 +1,46 @@
+//! What is set once for all subscriptions of a scheduler.
+
+use std::time::Duration;
+
+/// Settings of a scheduler. Start from [`Settings::default`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Settings {
+    /// How long running handlers may take to end at shutdown. Default 25 s, under Kubernetes' 30 s.
+    pub drain: Duration,
+    /// The program's name in dead letters. Default: the executable's.
+    pub app: String,
+    /// The program's version in dead letters. Default: empty.
+    pub version: String,
+    /// Who extends leases. Default: a thread of its own.
+    pub leases: LeaseRenewal,
+    /// Seeds backoff and lane hashing, so that a test repeats. Default: random.
+    pub seed: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let app = std::env::current_exe()
+            .ok()
+            .and_then(|p| p.file_stem().map(|s| s.to_string_lossy().into_owned()))
+            .unwrap_or_default();
+        Self {
+            drain: Duration::from_secs(25),
+            app,
+            version: String::new(),
+            leases: LeaseRenewal::OwnThread,
+            seed: None,
+        }
+    }
+}
+
+/// Who extends leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LeaseRenewal {
+    /// A thread with a runtime and connections of its own: handlers that block every other thread lose no
+    /// lease.
+    #[default]
+    OwnThread,
+    /// A task on the scheduler's runtime: for tests with paused time.
+    Task,
+}
