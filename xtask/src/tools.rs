@@ -1,0 +1,34 @@
+//! Tools that checks need beside cargo, installed where they are missing.
+
+use std::path::PathBuf;
+
+use crate::command::Run;
+use crate::{Result, cache};
+
+/// Pinned, because a new version brings new checks: it is raised by hand, in a commit of its own.
+const CARGO_DENY: &str = "0.20.2";
+
+/// The path of cargo-deny, which is built into the cache first if it is not there.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    let dir = cache::dir()?.join("tools").join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = dir.join("bin").join(format!("cargo-deny{}", std::env::consts::EXE_SUFFIX));
+    if !program.exists() {
+        Run::cargo("install --locked --quiet")
+            .arg(format!("cargo-deny@{CARGO_DENY}"))
+            .arg("--root")
+            .arg(dir.to_string_lossy())
+            .run()?;
+    }
+    Ok(program)
+}
+
+/// Makes sure that a part of the toolchain, such as `clippy`, is there; `probe` is how cargo calls it.
+pub(crate) fn component(name: &str, probe: &str) -> Result {
+    if Run::cargo(probe).arg("--version").succeeds() {
+        return Ok(());
+    }
+    if !Run::new("rustup").arg("--version").succeeds() {
+        return Err(format!("`cargo {probe}` is missing: install {name} for this toolchain").into());
+    }
+    Run::new("rustup").args(["component", "add", name]).run()
+}
