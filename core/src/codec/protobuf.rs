@@ -5,9 +5,15 @@ use crate::{Error, ErrorKind, Result};
 /// The content type protobuf events are written with.
 pub(crate) const CONTENT_TYPE: &str = "application/x-protobuf";
 
-/// Other names for the same bytes; senders that do not know better say octet-stream or nothing.
-const ALIASES: [&str; 4] =
-    ["application/protobuf", "application/vnd.google.protobuf", crate::event::OCTET_STREAM, ""];
+/// Other names for the same bytes: the Go toolkit says `x-google-protobuf`, senders that do not know better say
+/// octet-stream or nothing.
+const ALIASES: [&str; 5] = [
+    "application/x-google-protobuf",
+    "application/protobuf",
+    "application/vnd.google.protobuf",
+    crate::event::OCTET_STREAM,
+    "",
+];
 
 /// Refuses a content type that is not protobuf: decoding JSON text as protobuf can succeed by accident.
 pub(crate) fn accept(content_type: &str) -> Result<()> {
@@ -17,4 +23,21 @@ pub(crate) fn accept(content_type: &str) -> Result<()> {
     }
     Err(Error::new(ErrorKind::Decode, format!("the event is protobuf, the message says {content_type:?}"))
         .fix(format!("send it as {CONTENT_TYPE}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_go_toolkit_writes_is_accepted() {
+        accept("application/x-google-protobuf").unwrap();
+    }
+
+    #[test]
+    fn another_format_is_refused_with_the_fix() {
+        let error = accept("application/json").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Decode);
+        assert!(error.to_string().ends_with("send it as application/x-protobuf"), "{error}");
+    }
 }
