@@ -1,1 +1,12 @@
-//! Placeholder.
+//! The means to prove that Millstream, or a driver of your own, keeps its promises.
+//!
+//! | to | use |
+//! |---|---|
+//! | write down what happened, and have it judged | [`ledger`], [`invariants`] |
+//! | test an engine against a broker with leases, partitions and rebalances | [`sim`] |
+//! | write to nowhere, or fail on purpose | [`writers`] |
+//! | prove that a driver keeps the contract | [`conformance`] |
+//! | see that the proof can fail | [`planted`] |
+
+pub mod invariants;
+pub mod ledger;
