@@ -18,7 +18,7 @@
 //!    member or another.
 //! 2. **Reading is safe to cancel.** The future of [`Source::read`] is dropped at any await point, all the
 //!    time. A message is either in `into` when the future is ready, or it will come with a later call.
-//! 3. **An outcome is true.** [`Settled::Done`](crate::Settled::Done) means that the broker confirmed.
+//! 3. **An outcome is true.** [`Settled::Done`] means that the broker confirmed.
 //!    A refusal is `Lost`, silence is `Unknown`.
 //! 4. **Order as declared**, also for what is delivered again: a message that comes back comes before the
 //!    later ones of its key that were not yet delivered.
