@@ -69,7 +69,7 @@ impl Context {
     /// All messages: one, or those of a batch in order.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = &Message> {
         // `Chain` does not know its length: an index does.
-        (0..=self.rest.len()).map(|i| if i == 0 { &self.item.message } else { &self.rest[i - 1].message })
+        (0..self.rest.len() + 1).map(|i| if i == 0 { &self.item.message } else { &self.rest[i - 1].message })
     }
 
     /// Which run of the handler this is, from 1.
@@ -123,11 +123,9 @@ impl Context {
         self.held.take().map(|held| held.close()).unwrap_or_default()
     }
 
-    /// Makes it ready for the next message.
-    pub(crate) fn reset(&mut self, item: Item) -> Item {
-        self.held = None;
-        self.extensions.values.clear();
-        std::mem::replace(&mut self.item, item)
+    /// What it was made of.
+    pub(crate) fn into_items(self) -> (Item, Vec<Item>) {
+        (self.item, self.rest)
     }
 }
 

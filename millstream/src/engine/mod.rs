@@ -1,8 +1,24 @@
 //! The engine: the only place that knows about concurrency, order, retries and shutdown.
 
+mod backoff;
+mod clock;
+mod desk;
+mod dying;
+mod faults;
 mod health;
+mod leases;
+mod open;
+mod outbound;
+mod park;
+mod pump;
+mod reserving;
 mod running;
 mod settings;
+mod settling;
+mod slots;
+mod suspicion;
+mod window;
+mod work;
 
 use std::sync::Arc;
 
@@ -11,10 +27,11 @@ use millstream_core::{OpenRequest, Result};
 
 pub use health::{Health, SubscriptionHealth};
 pub use running::{Control, Report, Running, SubscriptionReport};
-pub use settings::{LeaseRenewal, Settings};
+pub use settings::{LeaseRenewal, Settings, TimeSource};
+pub(crate) use work::{Work, work};
 
 use crate::context::SubscriptionInfo;
-use crate::{Handler, Policy};
+use crate::Policy;
 
 /// What the engine works on.
 pub(crate) struct Engine {
@@ -36,20 +53,6 @@ pub(crate) struct Spec {
     /// The handler with its layers, erased.
     pub(crate) work: Arc<dyn Work>,
 }
-
-/// A handler's run loop, erased: one box a loop, none a message.
-pub(crate) trait Work: Send + Sync + 'static {}
-
-/// Erases a handler.
-pub(crate) fn work<H: Handler>(handler: H) -> Arc<dyn Work> {
-    Arc::new(Loop { handler })
-}
-
-struct Loop<H> {
-    handler: H,
-}
-
-impl<H: Handler> Work for Loop<H> {}
 
 /// Checks everything that can be checked, opens all subscriptions and starts their tasks.
 pub(crate) async fn start(engine: Engine, specs: Vec<Spec>) -> Result<Running> {

@@ -14,6 +14,8 @@ pub struct Settings {
     pub version: String,
     /// Who extends leases. Default: a thread of its own.
     pub leases: LeaseRenewal,
+    /// Where the time of day comes from. Default: the system.
+    pub time: TimeSource,
     /// Seeds backoff and lane hashing, so that a test repeats. Default: random.
     pub seed: Option<u64>,
 }
@@ -29,6 +31,7 @@ impl Default for Settings {
             app,
             version: String::new(),
             leases: LeaseRenewal::OwnThread,
+            time: TimeSource::System,
             seed: None,
         }
     }
@@ -43,4 +46,14 @@ pub enum LeaseRenewal {
     OwnThread,
     /// A task on the scheduler's runtime: for tests with paused time.
     Task,
+}
+
+/// Where the time of day comes from: for due times and for what dead letters say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimeSource {
+    /// The system's clock.
+    #[default]
+    System,
+    /// The runtime's clock, which tests can pause: the day of the start plus what has passed.
+    Runtime,
 }

@@ -1,0 +1,31 @@
+//! The wall clock: the system's, or one that follows the runtime's own time, paused or not.
+
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+/// Where the time of day comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Clock {
+    System,
+    /// The day of the start plus what the runtime says has passed: for tests with paused time.
+    Runtime { day: SystemTime, start: Instant },
+}
+
+impl Clock {
+    pub(crate) fn runtime() -> Self {
+        Self::Runtime { day: SystemTime::now(), start: Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> SystemTime {
+        match self {
+            Self::System => SystemTime::now(),
+            Self::Runtime { day, start } => *day + start.elapsed(),
+        }
+    }
+
+    /// When a time of day will be, on the runtime's clock; now if it is past.
+    pub(crate) fn instant(&self, at: SystemTime) -> Instant {
+        Instant::now() + at.duration_since(self.now()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,157 @@
+//! The desk: the one place where a subscription's tasks meet. A lock around the window, and a bell for each
+//! of those who wait for something in it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::faults::Faults;
+use super::window::{Input, Report, Window};
+use crate::context::SubscriptionInfo;
+use crate::policy::{FailureReport, Next, Policy};
+
+/// How far a subscription has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Running,
+    /// Nothing new is started; what runs may end.
+    Draining,
+    /// Whatever still runs is abandoned.
+    Aborted,
+    /// All is settled: the helpers close.
+    Closing,
+}
+
+pub(super) struct Desk {
+    pub(super) info: Arc<SubscriptionInfo>,
+    pub(super) policy: Policy,
+    /// How many run loops there are.
+    pub(super) runners: usize,
+    pub(super) faults: Faults,
+    window: Mutex<Window>,
+    phase: watch::Sender<Phase>,
+    pub(super) runner_bell: Notify,
+    pub(super) reserver_bell: Notify,
+    pub(super) outbound_bells: [Notify; 3],
+    pub(super) settler_bells: [Notify; 2],
+    pub(super) pump_bell: Notify,
+    /// The source has come to its end and everything before it is settled.
+    pub(super) ended: AtomicBool,
+}
+
+impl Desk {
+    pub(super) fn new(info: Arc<SubscriptionInfo>, policy: Policy, runners: usize, window: Window) -> Self {
+        Self {
+            info,
+            policy,
+            runners,
+            faults: Faults::default(),
+            window: Mutex::new(window),
+            phase: watch::Sender::new(Phase::Running),
+            runner_bell: Notify::new(),
+            reserver_bell: Notify::new(),
+            outbound_bells: Default::default(),
+            settler_bells: [Notify::new(), Notify::new()],
+            pump_bell: Notify::new(),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Uses the window, then rings for everybody who has something to do. Never held across an await.
+    pub(super) fn with<R>(&self, now: Instant, use_it: impl FnOnce(&mut Window) -> R) -> R {
+        let (result, wants, reports) = {
+            // A panic in here would be a defect; the window stays as it is, and others go on.
+            let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = use_it(&mut window);
+            let wants = window.wants(now);
+            let reports = if wants.reports { window.take_reports() } else { Vec::new() };
+            (result, wants, reports)
+        };
+        if wants.runners {
+            self.runner_bell.notify_one();
+        }
+        if wants.reserver {
+            self.reserver_bell.notify_one();
+        }
+        for (bell, _) in self.outbound_bells.iter().zip(wants.outbound).filter(|(_, wants)| *wants) {
+            bell.notify_one();
+        }
+        for input in Input::ALL {
+            if wants.settlers[input as usize] {
+                self.settler_bells[input as usize].notify_one();
+            }
+        }
+        if wants.pump {
+            self.pump_bell.notify_one();
+        }
+        for report in &reports {
+            self.report(report);
+        }
+        result
+    }
+
+    /// Logs a failure and tells the user's own hook.
+    fn report(&self, report: &Report) {
+        let Report { message, attempt, failure, next } = report;
+        let group = self.info.group.as_deref().unwrap_or_default();
+        match next {
+            Next::DeadLetter => tracing::error!(
+                topic = %self.info.topic, group, handler = %self.info.handler, id = %message.id,
+                key = ?message.key, attempt, kind = failure.kind().name(), error = %failure,
+                "a message is dead-lettered"
+            ),
+            _ => tracing::warn!(
+                topic = %self.info.topic, group, handler = %self.info.handler, id = %message.id,
+                key = ?message.key, attempt, kind = failure.kind().name(), error = %failure, ?next,
+                "a handler failed"
+            ),
+        }
+        if let Some(hook) = &self.policy.on_error {
+            hook(&FailureReport {
+                message,
+                group: self.info.group.as_deref(),
+                handler: &self.info.handler,
+                attempt: *attempt,
+                failure,
+                next: *next,
+            });
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Goes on to a later phase; never back.
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let later = phase > *now;
+            if later {
+                *now = phase;
+            }
+            later
+        });
+    }
+
+    pub(super) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Resolves once this phase or a later one is reached.
+    pub(super) async fn reached(&self, phase: Phase) {
+        // The sender lives in `self`: this cannot end otherwise.
+        let _ = self.phases().wait_for(|now| *now >= phase).await;
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk").field("info", &self.info).field("phase", &self.phase()).finish_non_exhaustive()
+    }
+}

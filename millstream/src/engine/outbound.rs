@@ -1,0 +1,285 @@
+//! What must be written, confirmed, before a message is settled: handlers' own messages, dead letters, parked
+//! messages, and what the deduplication store is told.
+//!
+//! A failed write is tried again, alone, until it succeeds: never by running the handler again, and never by
+//! acknowledging without it. A lane's writes keep their order: while one waits for its next try, those of its
+//! lane behind it wait too.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use millstream_core::erased::DynWriter;
+use millstream_core::{ByteString, Error, Message, Result, WriteOutcome};
+use tokio::time::{Instant, sleep_until};
+
+use super::backoff::Backoff;
+use super::desk::{Desk, Phase};
+use super::faults::Place;
+use super::park;
+use super::settings::Settings;
+use super::window::{DeadLoad, DedupStep, Load, Outgoing, Way};
+use super::dying::{Dying, host};
+
+/// Where one way leads.
+pub(super) struct Route {
+    pub(super) way: Way,
+    pub(super) writer: Option<Arc<dyn DynWriter>>,
+    /// For dead letters and parks.
+    pub(super) topic: ByteString,
+    /// The driver stores dead letters itself.
+    pub(super) native: bool,
+    pub(super) settings: Settings,
+}
+
+/// Something on its way out.
+struct Trip {
+    out: Outgoing,
+    /// What is not yet written; none left: written.
+    left: Vec<Message>,
+    packed: bool,
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+pub(super) async fn run(desk: Arc<Desk>, route: Route) {
+    let mut fresh: Vec<Outgoing> = Vec::new();
+    let mut trips: Vec<Trip> = Vec::new();
+    loop {
+        let now = Instant::now();
+        desk.with(now, |window| window.take_outgoing(route.way, &mut fresh));
+        trips.extend(fresh.drain(..).map(|out| Trip {
+            out,
+            left: Vec::new(),
+            packed: false,
+            not_before: None,
+            backoff: Backoff::default(),
+        }));
+        let mut going = go(&mut trips, now);
+        if going.is_empty() {
+            let next = trips.iter().filter_map(|t| t.not_before).min();
+            tokio::select! {
+                () = desk.outbound_bells[route.way as usize].notified() => {}
+                () = until(next) => {}
+                () = desk.reached(Phase::Aborted) => return,
+            }
+            continue;
+        }
+        write(&desk, &route, &mut going).await;
+        dedup(&desk, &mut going).await;
+        // What has still to be tried again goes back to its place at the front.
+        let (still, gone): (Vec<_>, Vec<_>) = going.into_iter().partition(|t| t.not_before.is_some());
+        desk.with(Instant::now(), |window| {
+            for trip in gone {
+                if let (Load::Emit(messages), true) = (&trip.out.load, trip.left.is_empty()) {
+                    window.counts.emit(messages.len() as u64);
+                }
+                window.left(&trip.out, Instant::now());
+            }
+        });
+        trips.splice(0..0, still);
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What may go now: one of each lane, and none behind one of its lane that must wait.
+fn go(trips: &mut Vec<Trip>, now: Instant) -> Vec<Trip> {
+    let mut lanes = HashSet::new();
+    let mut going = Vec::new();
+    let mut staying = Vec::with_capacity(trips.len());
+    for mut trip in trips.drain(..) {
+        let first = trip.out.lane.is_none_or(|lane| lanes.insert(lane));
+        if first && trip.not_before.is_none_or(|at| at <= now) {
+            trip.not_before = None;
+            going.push(trip);
+        } else {
+            staying.push(trip);
+        }
+    }
+    *trips = staying;
+    going
+}
+
+/// Writes what is to be written. A trip whose `not_before` is set afterwards failed and is tried again.
+async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
+    let max = route.writer.as_ref().and_then(|w| w.capabilities().max_message).unwrap_or(usize::MAX);
+    let mut kept = Vec::with_capacity(going.len());
+    for mut trip in going.drain(..) {
+        if !trip.packed {
+            trip.packed = true;
+            match &trip.out.load {
+                Load::Nothing => {}
+                Load::Emit(messages) => trip.left.clone_from(messages),
+                Load::Park(load) => trip.left.push(park::park(load, &route.topic)),
+                Load::Dead(load) => {
+                    let letter = dead_letter(desk, route, load, max);
+                    if route.native {
+                        desk.with(Instant::now(), |window| {
+                            window.counts.dead(1);
+                            window.left_as_dead(trip.out.index, Box::new(letter));
+                        });
+                        continue;
+                    }
+                    trip.left.push(letter);
+                }
+            }
+        }
+        kept.push(trip);
+    }
+    *going = kept;
+    if going.iter().all(|t| t.left.is_empty()) {
+        return;
+    }
+    let Some(writer) = &route.writer else {
+        // Start refuses this; a message is kept rather than lost all the same.
+        for trip in going.iter_mut().filter(|t| !t.left.is_empty()) {
+            failed(desk, route.way, trip, "there is no writer");
+        }
+        return;
+    };
+    let size = writer.capabilities().max_batch.max(1);
+    let flat: Vec<(usize, Message)> = going
+        .iter_mut()
+        .enumerate()
+        .flat_map(|(i, trip)| std::mem::take(&mut trip.left).into_iter().map(move |m| (i, m)))
+        .collect();
+    let mut refused: Vec<(usize, Error)> = Vec::new();
+    let mut worked = true;
+    for chunk in flat.chunks(size) {
+        let batch: Vec<Message> = chunk.iter().map(|(_, m)| m.clone()).collect();
+        for ((i, message), outcome) in chunk.iter().zip(outcomes(writer.write(batch).await, chunk.len())) {
+            match outcome {
+                WriteOutcome::Written(_) => {}
+                WriteOutcome::Failed(error) if !error.is_retryable() && route.way == Way::Emit => {
+                    refused.push((*i, error));
+                }
+                other => {
+                    worked = false;
+                    going[*i].left.push(message.clone());
+                    match other {
+                        WriteOutcome::Failed(e) | WriteOutcome::Unknown(e) => failed(desk, route.way, &mut going[*i], &e),
+                        // What a later version of the contract adds is not success.
+                        _ => failed(desk, route.way, &mut going[*i], "an outcome that is not known here"),
+                    }
+                }
+            }
+        }
+    }
+    if worked && desk.faults.clear(place(route.way)) {
+        tracing::info!(topic = %desk.info.topic, way = ?route.way, "writing works again");
+    }
+    for (i, error) in refused.into_iter().rev() {
+        // Several refused messages of one handler end it once.
+        let Some(trip) = going.get(i).filter(|t| matches!(t.out.load, Load::Emit(_))) else { continue };
+        tracing::error!(topic = %desk.info.topic, handler = %desk.info.handler, %error,
+            "what a handler sent is refused for good: its message is dead-lettered");
+        desk.with(Instant::now(), |window| window.unsendable(trip.out.index, &trip.out.rest, &error));
+        going.remove(i);
+    }
+    if route.way != Way::Emit {
+        let done = going.iter().filter(|t| t.left.is_empty()).count() as u64;
+        if route.way == Way::Dead {
+            desk.with(Instant::now(), |window| window.counts.dead(done));
+        }
+    }
+}
+
+/// One outcome a message, also where the whole call failed or the driver reported too few.
+fn outcomes(report: Result<millstream_core::WriteReport>, len: usize) -> Vec<WriteOutcome> {
+    let mut outcomes = match report {
+        Ok(report) => report.into_outcomes(),
+        Err(error) => {
+            let text = error.to_string();
+            let kind = error.kind();
+            (0..len).map(|_| WriteOutcome::Failed(Error::new(kind, text.clone()))).collect()
+        }
+    };
+    outcomes.resize_with(len, || {
+        WriteOutcome::Unknown(Error::new(
+            millstream_core::ErrorKind::Internal,
+            "the driver reported fewer outcomes than it was given messages",
+        ))
+    });
+    outcomes
+}
+
+fn failed(desk: &Desk, way: Way, trip: &mut Trip, error: impl std::fmt::Display) {
+    let wait = trip.backoff.next();
+    trip.not_before = Some(Instant::now() + wait);
+    if desk.faults.set(place(way), &error) {
+        tracing::error!(topic = %desk.info.topic, handler = %desk.info.handler, ?way, %error, ?wait,
+            "a write failed and is tried again; its message stays unacknowledged");
+    }
+}
+
+fn place(way: Way) -> Place {
+    match way {
+        Way::Emit => Place::Emit,
+        Way::Dead => Place::DeadLetters,
+        Way::Park => Place::Park,
+    }
+}
+
+fn dead_letter(desk: &Desk, route: &Route, load: &DeadLoad, max: usize) -> Message {
+    Dying {
+        message: &load.message,
+        error: &load.history.error,
+        error_type: &load.history.error_type,
+        class: load.class,
+        origin: load.origin,
+        topic: &desk.info.topic,
+        group: desk.info.group.as_deref(),
+        handler: &desk.info.handler,
+        attempts: load.attempts,
+        deliveries: load.deliveries,
+        first_failure: load.history.first_failure,
+        last_failure: load.history.last_failure,
+        app: &route.settings.app,
+        version: &route.settings.version,
+        host: host(),
+    }
+    .into_message(&route.topic, max)
+}
+
+/// Tells the deduplication store, for those that are written.
+async fn dedup(desk: &Desk, going: &mut [Trip]) {
+    let Some(store) = &desk.policy.dedup else { return };
+    for trip in going.iter_mut().filter(|t| t.not_before.is_none()) {
+        match &mut trip.out.dedup {
+            DedupStep::None => {}
+            DedupStep::Release(reservations) => {
+                let reservations = std::mem::take(reservations);
+                if !reservations.is_empty()
+                    && let Err(error) = store.release(reservations).await
+                {
+                    // Their leases free them.
+                    tracing::warn!(topic = %desk.info.topic, %error, "reservations could not be released");
+                }
+            }
+            DedupStep::Confirm(reservations) => {
+                if reservations.is_empty() {
+                    continue;
+                }
+                match store.confirm(reservations).await {
+                    Ok(confirmed) => {
+                        desk.faults.clear(Place::Dedup);
+                        let lost = confirmed.iter().filter(|c| !**c).count();
+                        if lost > 0 {
+                            tracing::warn!(topic = %desk.info.topic, lost,
+                                "reservations had ended before they were confirmed: a copy may have run too");
+                        }
+                    }
+                    Err(error) => {
+                        desk.faults.set(Place::Dedup, &error);
+                        trip.not_before = Some(Instant::now() + trip.backoff.next());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The group's park of a topic, where the driver has none: `<topic>.<group>.park`, with the same partitions.
+//!
+//! A parked message is the message itself with its history in `millstream-park-*` headers. Before a partition
+//! of the topic is dispatched, the same partition of its park is read to its end, so that every key with
+//! messages there is known: newer ones of such a key queue up behind them.
+
+use std::time::SystemTime;
+
+use foldhash::{HashMap, HashMapExt};
+use millstream_core::erased::DynReader;
+use millstream_core::{
+    Assignment, ByteString, Delivery, End, Message, OpenRequest, PartitionId, Read, ReadLimits, Result, names,
+};
+use tokio::time::Instant;
+
+use super::clock::Clock;
+use super::desk::Desk;
+use super::window::{History, LaneId, ParkLoad};
+
+/// The longest error text that travels with a parked message.
+const ERROR_LIMIT: usize = 1 << 10;
+
+pub(super) fn topic_of(topic: &str, group: &str) -> ByteString {
+    format!("{topic}.{group}.park").into()
+}
+
+/// The message for the park.
+pub(super) fn park(load: &ParkLoad, park_topic: &ByteString) -> Message {
+    let ParkLoad { message, origin, attempts, due, history } = load;
+    let mut message = message.clone();
+    message.topic = park_topic.clone();
+    // It waits here by its own header: the broker must not hold it back on top of that.
+    message.deliver_at = None;
+    let headers = &mut message.headers;
+    let time = |at: SystemTime| humantime::format_rfc3339_millis(at).to_string();
+    headers.insert(names::PARK_ATTEMPTS, attempts.to_string());
+    headers.insert(names::PARK_PARTITION, origin.partition.to_string());
+    if let Some(position) = origin.position {
+        headers.insert(names::PARK_POSITION, position.to_string());
+    }
+    if let Some(due) = due {
+        headers.insert(names::PARK_DUE, time(*due));
+    }
+    if let Some(first) = history.first_failure {
+        headers.insert(names::PARK_FIRST_FAILURE, time(first));
+        let cut = history.error.floor_char_boundary(ERROR_LIMIT);
+        headers.insert(names::PARK_ERROR, history.error[..cut].to_owned());
+    }
+    message
+}
+
+/// What a parked message's headers said.
+#[derive(Debug, Default)]
+pub(super) struct Unparked {
+    pub(super) attempts: u32,
+    pub(super) due: Option<Instant>,
+    pub(super) history: Option<History>,
+}
+
+/// Makes a parked message what it was; gives what its headers said. What cannot be read counts as not said.
+pub(super) fn unpark(message: &mut Message, topic: &ByteString, clock: Clock) -> Unparked {
+    let headers = &message.headers;
+    let time = |name| headers.get_str(name).and_then(|t| humantime::parse_rfc3339(t).ok());
+    let first_failure = time(names::PARK_FIRST_FAILURE);
+    let unparked = Unparked {
+        attempts: headers.get_str(names::PARK_ATTEMPTS).and_then(|a| a.parse().ok()).unwrap_or(0),
+        due: time(names::PARK_DUE).map(|at| clock.instant(at)),
+        history: first_failure.map(|first| History {
+            first_failure: Some(first),
+            last_failure: Some(first),
+            error: headers.get_str(names::PARK_ERROR).unwrap_or_default().to_owned(),
+            error_type: String::new(),
+        }),
+    };
+    message.headers.remove_prefix(names::PARK_PREFIX);
+    message.topic = topic.clone();
+    unparked
+}
+
+/// How a subscription's park is opened.
+pub(super) fn request(desk: &Desk, partitions: Vec<PartitionId>) -> OpenRequest {
+    let group = desk.info.group.clone().unwrap_or_default();
+    let mut request = OpenRequest::new(topic_of(&desk.info.topic, &group)).group(group);
+    request.assignment = Assignment::Manual(partitions);
+    request.max_in_flight = desk.policy.max_in_flight;
+    request.max_bytes = desk.policy.memory;
+    request
+}
+
+/// Reads a partition of the park to its end and counts the messages of each key. Nothing is settled.
+pub(super) async fn scan(
+    reader: &dyn DynReader,
+    desk: &Desk,
+    partition: PartitionId,
+) -> Result<HashMap<LaneId, u32>> {
+    let mut opened = reader.open(request(desk, vec![partition]).end(End::Latest)).await?;
+    let mut keys = HashMap::new();
+    let mut deliveries: Vec<Delivery> = Vec::new();
+    loop {
+        let limits = ReadLimits::new(1_000, desk.policy.memory);
+        match opened.source.read(&mut deliveries, limits).await? {
+            Read::End => break,
+            _ => {
+                let now = Instant::now();
+                desk.with(now, |window| {
+                    for delivery in deliveries.drain(..) {
+                        if let Some(key) = delivery.message.lane_key() {
+                            *keys.entry(window.lane_of(key)).or_insert(0) += 1;
+                        }
+                        drop(delivery.token);
+                    }
+                });
+            }
+        }
+    }
+    opened.settler.close().await?;
+    opened.source.close().await?;
+    Ok(keys)
+}

@@ -1,0 +1,99 @@
+//! Batches: how long the first message waits for company, and which messages go together.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::lanes::{Index, NONE};
+use super::{Fate, Job, Stage, Window};
+use crate::policy::Batching;
+
+/// When the batch that is being collected is full enough by time.
+#[derive(Debug, Default)]
+pub(crate) struct BatchGate {
+    due: Option<Instant>,
+}
+
+impl BatchGate {
+    /// A message is ready: the first one starts the clock. Says whether it did.
+    pub(crate) fn opened(&mut self, now: Instant, within: Duration) -> bool {
+        let first = self.due.is_none();
+        self.due.get_or_insert(now + within);
+        first
+    }
+
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+impl Window {
+    pub(super) fn take_batches(
+        &mut self,
+        allowed: usize,
+        batching: Batching,
+        now: Instant,
+        jobs: &mut Vec<Job>,
+    ) {
+        for _ in 0..allowed {
+            let full = self.ready.len() >= batching.max;
+            let due = self.batch.due.is_none_or(|due| due <= now);
+            // Nothing more will come while the window is full: waiting would be in vain.
+            if self.ready.is_empty() || !(full || due || self.room() == 0) {
+                return;
+            }
+            let Some(job) = self.take_batch(batching.max) else { return };
+            jobs.push(job);
+            self.batch.due = (!self.ready.is_empty()).then(|| now + batching.within);
+        }
+    }
+
+    /// The messages that are ready, each followed by those behind it in its lane: order is kept inside the
+    /// batch, and the lane is in no other batch.
+    fn take_batch(&mut self, max: usize) -> Option<Job> {
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let Some(index) = self.ready.pop_front() else { break };
+            let alone = self.entries.get(index as usize).is_some_and(|e| e.single);
+            if alone && !taken.is_empty() {
+                self.ready.push_front(index);
+                break;
+            }
+            let Some(item) = self.start(index) else { continue };
+            let mut next = self.entries[index as usize].next;
+            taken.push((index, item));
+            if alone {
+                break;
+            }
+            while next != NONE && taken.len() < max {
+                let Some((item, after)) = self.start_behind(next) else { break };
+                taken.push((next, item));
+                next = after;
+            }
+        }
+        // A batch is one handler, whatever it holds.
+        self.running -= taken.len().saturating_sub(1);
+        let mut taken = taken.into_iter();
+        let (index, item) = taken.next()?;
+        Some(Job { index, item, rest: taken.collect() })
+    }
+
+    fn start_behind(&mut self, index: Index) -> Option<(crate::context::Item, Index)> {
+        let dedup = self.rules.policy.dedup.is_some();
+        let entry = self.entries.get(index as usize)?;
+        // One that still has to ask the store, to wait or to run alone ends the lane's part.
+        if dedup
+            || entry.single
+            || entry.due.is_some()
+            || entry.stage != Stage::Queued
+            || entry.fate != Fate::Run
+            || self.is_suspect(index)
+        {
+            return None;
+        }
+        let entry = self.entries.get_mut(index as usize)?;
+        entry.stage = Stage::Ready;
+        let next = entry.next;
+        self.start(index).map(|item| (item, next))
+    }
+}

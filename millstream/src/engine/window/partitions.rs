@@ -1,0 +1,379 @@
+//! Partitions: assignments with their epochs, contiguous commit, giving back, and suspicion.
+
+use foldhash::HashMap;
+use millstream_core::{Assigned, Epoch, Origin, PartitionId, Position, Settlement, Token};
+use tokio::time::Instant;
+
+use super::finish::Cargo;
+use super::lanes::{Index, LaneId, NONE};
+use super::tracker::Tracker;
+use super::{Input, Stage, Tag, Window};
+use crate::engine::suspicion::{Mark, Suspicion};
+
+/// A partition that is ours.
+#[derive(Debug)]
+pub(super) struct Partition {
+    epoch: Epoch,
+    tracker: Tracker<Cargo>,
+    /// Settlements sent and not answered.
+    outstanding: usize,
+    revoking: bool,
+    /// Not read further: too much is finished and not committed.
+    stopped: bool,
+    start: Option<Position>,
+    /// A note is stored that a crash will find.
+    marked: bool,
+    suspicion: Option<Suspicion>,
+}
+
+impl Partition {
+    fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            tracker: Tracker::new(),
+            outstanding: 0,
+            revoking: false,
+            stopped: false,
+            start: None,
+            marked: false,
+            suspicion: None,
+        }
+    }
+
+    /// A message of a suspected partition has run.
+    pub(super) fn ran(&mut self, index: Index) {
+        if let Some(suspicion) = &mut self.suspicion {
+            suspicion.ran(index);
+        }
+    }
+}
+
+/// A note to be stored durably; `then` may run once it is.
+#[derive(Debug)]
+pub(crate) struct MarkRequest {
+    pub(crate) partition: PartitionId,
+    pub(crate) epoch: Epoch,
+    pub(crate) note: String,
+    pub(crate) then: Option<Index>,
+}
+
+/// Partitions to be read no further, and those to be read again.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    pub(crate) stop: Vec<PartitionId>,
+    pub(crate) go_on: Vec<PartitionId>,
+}
+
+impl Window {
+    // ---- Assignment --------------------------------------------------------------------------------------
+
+    /// Partitions are ours now. `marks`: whether notes can be stored.
+    pub(crate) fn assigned(&mut self, input: Input, assigned: &[Assigned], marks: bool) {
+        for one in assigned {
+            let mut partition = Partition::new(one.epoch);
+            partition.start = one.start;
+            if marks && input == Input::Main {
+                let mark = Mark::on_start(one.mark.as_deref(), one.start);
+                let window = self.rules.policy.max_in_flight;
+                partition.marked = true;
+                partition.suspicion = mark.suspicion(window);
+                if partition.suspicion.is_some() {
+                    tracing::warn!(partition = %one.partition,
+                        "restarted without progress: one message at a time, to find the one that kills the process");
+                }
+                self.marks.push(MarkRequest {
+                    partition: one.partition,
+                    epoch: one.epoch,
+                    note: mark.to_string(),
+                    then: None,
+                });
+            }
+            self.partitions.insert((input, one.partition), partition);
+        }
+    }
+
+    /// Partitions are to be given back: what was not started is dropped here, what runs may end.
+    pub(crate) fn revoking(&mut self, input: Input, partitions: &[(PartitionId, Epoch)], now: Instant) {
+        for (id, epoch) in partitions {
+            if let Some(partition) = self.partitions.get_mut(&(input, *id))
+                && partition.epoch == *epoch
+            {
+                partition.revoking = true;
+            }
+            self.drop_unstarted(input, *id, *epoch, now);
+        }
+    }
+
+    /// Whether nothing of these partitions runs, leaves or waits for the broker.
+    pub(crate) fn is_released(&self, input: Input, partitions: &[(PartitionId, Epoch)]) -> bool {
+        let busy = self.entries.iter().any(|(_, e)| {
+            e.input == input && partitions.iter().any(|(p, epoch)| e.partition == *p && e.id.epoch == *epoch)
+        });
+        !busy
+            && partitions.iter().all(|(p, epoch)| {
+                self.partitions.get(&(input, *p)).is_none_or(|s| s.epoch != *epoch || s.outstanding == 0)
+            })
+    }
+
+    /// Partitions are gone: what runs ends for nothing.
+    pub(crate) fn lost(&mut self, input: Input, partitions: &[(PartitionId, Epoch)], now: Instant) {
+        for (id, epoch) in partitions {
+            self.drop_unstarted(input, *id, *epoch, now);
+            if self.partitions.get(&(input, *id)).is_some_and(|p| p.epoch == *epoch) {
+                self.partitions.remove(&(input, *id));
+            }
+            // What is queued for the settlers would be refused; it is counted by their answer.
+        }
+    }
+
+    pub(super) fn has_revocations(&self) -> bool {
+        self.rules.partitions && self.partitions.values().any(|p| p.revoking)
+    }
+
+    /// Asks for the notes that say "all is well", for partitions that end in order; once for each. Says
+    /// whether there were any to ask for.
+    pub(crate) fn clear_marks(&mut self, only: Option<&[(PartitionId, Epoch)]>) -> bool {
+        let before = self.marks.len();
+        for ((input, id), state) in &mut self.partitions {
+            if *input == Input::Main
+                && only.is_none_or(|o| o.contains(&(*id, state.epoch)))
+                && std::mem::take(&mut state.marked)
+            {
+                self.marks.push(MarkRequest {
+                    partition: *id,
+                    epoch: state.epoch,
+                    note: String::new(),
+                    then: None,
+                });
+            }
+        }
+        self.marks.len() > before
+    }
+
+    /// The assignment a partition of ours is under.
+    pub(crate) fn epoch_of(&self, input: Input, partition: PartitionId) -> Option<Epoch> {
+        self.partitions.get(&(input, partition)).map(|p| p.epoch)
+    }
+
+    fn drop_unstarted(&mut self, input: Input, partition: PartitionId, epoch: Epoch, now: Instant) {
+        let unstarted: Vec<Index> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| {
+                e.input == input
+                    && e.partition == partition
+                    && e.id.epoch == epoch
+                    && matches!(e.stage, Stage::Queued | Stage::Reserving | Stage::Ready | Stage::Waiting)
+            })
+            .map(|(i, _)| Index::try_from(i).unwrap_or(NONE))
+            .collect();
+        // From the back, so that no head of a lane gets its turn just to be dropped.
+        for index in unstarted.into_iter().rev() {
+            self.give_back(index, now);
+        }
+    }
+
+    /// Whether a delivery belongs to an assignment of ours; its number in the tracker.
+    pub(super) fn admit(&mut self, input: Input, origin: &Origin, now: Instant) -> Option<u64> {
+        if !self.rules.partitions && !self.rules.cumulative {
+            return Some(0);
+        }
+        let key = (input, origin.partition);
+        if !self.rules.partitions {
+            // No assignment events: the first delivery, or one of a newer connection, begins an epoch.
+            let known = self.partitions.get(&key).map(|p| p.epoch);
+            if known.is_none_or(|epoch| epoch < origin.epoch) {
+                self.partitions.insert(key, Partition::new(origin.epoch));
+            }
+        }
+        let partition = self.partitions.get_mut(&key)?;
+        if partition.epoch != origin.epoch || partition.revoking {
+            return None;
+        }
+        Some(if self.rules.cumulative { partition.tracker.read(now) } else { 0 })
+    }
+
+    // ---- Contiguous commit -------------------------------------------------------------------------------
+
+    /// A message is finished; sends what may be settled now.
+    pub(super) fn track(
+        &mut self,
+        input: Input,
+        partition: PartitionId,
+        number: u64,
+        token: Token,
+        cargo: Option<Box<Cargo>>,
+    ) {
+        let epoch = token.id().epoch;
+        let Some(state) = self.partitions.get_mut(&(input, partition)).filter(|p| p.epoch == epoch) else {
+            // Its assignment is over: whoever has the partition now handles it again.
+            self.counts.lease_lost(1);
+            drop(token);
+            return;
+        };
+        state.tracker.finish(number, token, cargo);
+        let mut ready: Vec<(Settlement, Tag)> = Vec::new();
+        while let Some((token, cargo)) = state.tracker.advance() {
+            match cargo {
+                Some(cargo) => {
+                    let mut settlement = Settlement::ack(token);
+                    settlement.emit = cargo.emit;
+                    settlement.effects = cargo.effects;
+                    ready.push((settlement, Tag { waits: Some(cargo.index), partition, count: 1, lease_until: None }));
+                }
+                None => match ready.last_mut() {
+                    // The later one settles the earlier with it.
+                    Some((last, tag)) if tag.waits.is_none() => {
+                        *last = Settlement::ack(token);
+                        tag.count += 1;
+                    }
+                    _ => ready.push((Settlement::ack(token), Tag { waits: None, partition, count: 1, lease_until: None })),
+                },
+            }
+        }
+        for (settlement, tag) in ready {
+            self.send(input, settlement, tag);
+        }
+    }
+
+    /// A settlement was sent.
+    pub(super) fn sent(&mut self, input: Input, partition: PartitionId) {
+        if (self.rules.partitions || self.rules.cumulative)
+            && let Some(state) = self.partitions.get_mut(&(input, partition))
+        {
+            state.outstanding += 1;
+        }
+    }
+
+    /// A settlement was answered.
+    pub(super) fn confirm(&mut self, input: Input, tag: &Tag) {
+        self.unsettled -= 1;
+        if (self.rules.partitions || self.rules.cumulative)
+            && let Some(state) = self.partitions.get_mut(&(input, tag.partition))
+        {
+            state.outstanding = state.outstanding.saturating_sub(1);
+            state.tracker.confirmed(tag.count);
+        }
+    }
+
+    /// Which partitions are too far ahead of their committed position to be read, and which no longer are.
+    pub(crate) fn flow(&mut self, input: Input, now: Instant) -> Flow {
+        let mut flow = Flow::default();
+        if !self.rules.cumulative {
+            return flow;
+        }
+        let bound = self.rules.policy.max_gap;
+        for ((_, id), state) in self.partitions.iter_mut().filter(|((i, _), _)| *i == input) {
+            let old = state.tracker.oldest().is_some_and(|at| now.duration_since(at) > bound.age);
+            // A gap of one is the message that runs: age counts only with others finished behind it.
+            let over = state.tracker.gap() >= bound.messages || (old && state.tracker.gap() > 1);
+            let under = state.tracker.gap() <= bound.messages / 2 && !old;
+            if over && !state.stopped {
+                state.stopped = true;
+                flow.stop.push(*id);
+                tracing::warn!(partition = %id, gap = state.tracker.gap(),
+                    "one message is unfinished and many behind it are: the partition is not read further");
+            } else if under && state.stopped {
+                state.stopped = false;
+                flow.go_on.push(*id);
+            }
+        }
+        flow
+    }
+
+    /// Whether any partition is not read for its gap.
+    pub(crate) fn stopped_partitions(&self) -> usize {
+        self.partitions.values().filter(|p| p.stopped).count()
+    }
+
+    // ---- Parks -------------------------------------------------------------------------------------------
+
+    /// Counts what the park held of each key before its partition is dispatched.
+    pub(crate) fn parked_before(&mut self, keys: &HashMap<LaneId, u32>) {
+        for (lane, count) in keys {
+            self.lanes.park(*lane, *count);
+        }
+    }
+
+    /// The lane of a key.
+    pub(crate) fn lane_of(&self, key: &[u8]) -> LaneId {
+        self.lanes.id(key)
+    }
+
+    // ---- Suspicion ---------------------------------------------------------------------------------------
+
+    pub(super) fn is_suspect(&self, index: Index) -> bool {
+        if !self.rules.partitions {
+            return false;
+        }
+        let entry = &self.entries[index as usize];
+        !entry.marked
+            && self.partitions.get(&(entry.input, entry.partition)).is_some_and(|p| p.suspicion.is_some())
+    }
+
+    /// Queues a message of a suspected partition: noted durably first, one at a time.
+    pub(super) fn suspect(&mut self, index: Index) {
+        let entry = &mut self.entries[index as usize];
+        entry.stage = Stage::Reserving;
+        let position = entry.item.as_ref().and_then(|i| i.origin.position);
+        let key = (entry.input, entry.partition);
+        let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) else { return };
+        if suspicion.is_guilty(position) {
+            self.crash_loop(index);
+            return;
+        }
+        suspicion.queue(index, position);
+        self.next_suspect(key);
+    }
+
+    fn next_suspect(&mut self, key: (Input, PartitionId)) {
+        let Some(partition) = self.partitions.get_mut(&key) else { return };
+        let Some(suspicion) = &mut partition.suspicion else { return };
+        if let Some((index, note)) = suspicion.next() {
+            self.marks.push(MarkRequest { partition: key.1, epoch: partition.epoch, note, then: Some(index) });
+        }
+    }
+
+    /// Takes the notes to be stored.
+    pub(crate) fn take_marks(&mut self) -> Vec<MarkRequest> {
+        self.marking = self.marks.len();
+        std::mem::take(&mut self.marks)
+    }
+
+    /// Whether every note is stored.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.marks.is_empty() && self.marking == 0
+    }
+
+    /// A note is stored, or cannot be: the message it speaks of may run.
+    pub(crate) fn marked(&mut self, then: Option<Index>, now: Instant) {
+        self.marking = self.marking.saturating_sub(1);
+        self.wake_pump |= self.closing || self.has_revocations();
+        let Some(index) = then else { return };
+        if let Some(entry) = self.entries.get_mut(index as usize).filter(|e| e.stage == Stage::Reserving) {
+            entry.marked = true;
+            self.make_ready(index, now);
+        }
+    }
+
+    /// After results: the next message of a suspected partition, or the end of the suspicion.
+    pub(super) fn after_suspect(&mut self, key: (Input, PartitionId), now: Instant) {
+        let Some(partition) = self.partitions.get_mut(&key) else { return };
+        let Some(suspicion) = &mut partition.suspicion else { return };
+        if !suspicion.is_over() {
+            self.next_suspect(key);
+            return;
+        }
+        let waiting = suspicion.take_queue();
+        partition.suspicion = None;
+        let note = Mark::fresh(partition.start).to_string();
+        self.marks.push(MarkRequest { partition: key.1, epoch: partition.epoch, note, then: None });
+        for index in waiting {
+            if let Some(entry) = self.entries.get_mut(index as usize) {
+                entry.marked = true;
+                self.make_ready(index, now);
+            }
+        }
+    }
+}
+

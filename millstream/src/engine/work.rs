@@ -1,0 +1,203 @@
+//! Run loops: take jobs from the desk, run their handlers in slots, bring the results back.
+//!
+//! A loop is generic over the handler with all its layers and erased once, as [`Work`]: one box a loop, none
+//! a message. It exchanges results for new jobs in one visit to the desk.
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use metrics::{Histogram, histogram};
+use millstream_core::BoxFuture;
+use tokio::time::{Instant, sleep_until};
+use tracing::Span;
+
+use super::desk::{Desk, Phase};
+use super::faults::Place;
+use super::slots::{Cell, Ended, Guard, Slots};
+use super::window::{Done, Job};
+use crate::context::Item;
+use crate::policy::Execution;
+use crate::{Context, Failure, Handler, Outcome};
+
+/// A handler's run loop, erased.
+pub(crate) trait Work: Send + Sync + 'static {
+    /// Runs until the desk is aborted or closes.
+    fn run(self: Arc<Self>, desk: Arc<Desk>) -> BoxFuture<'static, ()>;
+}
+
+/// Erases a handler.
+pub(crate) fn work<H: Handler>(handler: H) -> Arc<dyn Work> {
+    Arc::new(Loop { handler: Arc::new(handler) })
+}
+
+struct Loop<H> {
+    handler: Arc<H>,
+}
+
+impl<H: Handler> Work for Loop<H> {
+    fn run(self: Arc<Self>, desk: Arc<Desk>) -> BoxFuture<'static, ()> {
+        let handler = Arc::clone(&self.handler);
+        match desk.policy.execution {
+            Execution::Async => Box::pin(async move {
+                let handler = &*handler;
+                run_loop(&desk, |cell, context| on_runtime(handler, cell, context)).await;
+            }),
+            Execution::Blocking => Box::pin(async move {
+                run_loop(&desk, |cell, context| on_thread(Arc::clone(&handler), cell, context)).await;
+            }),
+        }
+    }
+}
+
+async fn on_runtime<H: Handler>(handler: &H, cell: Arc<Cell>, context: Context) -> Outcome {
+    let mut guard = Guard::new(context, cell);
+    match guard.context() {
+        Some(context) => handler.call(context).await,
+        None => Ok(()),
+    }
+}
+
+async fn on_thread<H: Handler>(handler: Arc<H>, cell: Arc<Cell>, context: Context) -> Outcome {
+    let runtime = tokio::runtime::Handle::current();
+    let span = Span::current();
+    let thread = tokio::task::spawn_blocking(move || {
+        let _entered = span.enter();
+        let mut guard = Guard::new(context, cell);
+        match guard.context() {
+            Some(context) => runtime.block_on(handler.call(context)),
+            None => Ok(()),
+        }
+    });
+    match thread.await {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(Failure::retry(error)),
+    }
+}
+
+/// How many jobs one visit to the desk may bring.
+const CHUNK: usize = 32;
+
+/// After so many visits without a wait, others on this thread get their turn.
+const TURNS: u32 = 8;
+
+async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Cell>, Context) -> F) {
+    let mut slots = Slots::new(desk.policy.concurrency);
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut ended: Vec<Ended> = Vec::new();
+    let mut done: Vec<Done> = Vec::new();
+    let time = handler_time(desk);
+    let mut turns = 0;
+    loop {
+        let now = Instant::now();
+        let visit = slots.room() > 0 || !done.is_empty();
+        if visit {
+            desk.with(now, |window| {
+                window.finished(&mut done, now);
+                window.take(slots.room().min(CHUNK), desk.runners, now, &mut jobs);
+            });
+        }
+        let took = jobs.len();
+        let deadline = desk.policy.timeout.map(|limit| now + limit);
+        for Job { index, item, rest } in jobs.drain(..) {
+            let span = span(desk, &item);
+            let (places, items) = rest.into_iter().unzip();
+            let context = Context::new(Arc::clone(&desk.info), item, items);
+            slots.start((index, places), (span, now, deadline), |cell| make(cell, context), &mut ended);
+        }
+        let idle = ended.is_empty() && took == 0;
+        if idle {
+            if desk.phase() >= Phase::Aborted {
+                return;
+            }
+            turns = 0;
+            wait(desk, &mut slots, &mut ended).await;
+        } else {
+            std::future::poll_fn(|cx| Poll::Ready(slots.poll_woken(cx.waker(), &mut ended))).await;
+        }
+        if let Some(limit) = desk.policy.timeout {
+            let now = Instant::now();
+            match desk.policy.execution {
+                Execution::Async => slots.expire(now, limit, &mut ended),
+                // A thread cannot be stopped, and a second copy beside it would be worse than waiting.
+                Execution::Blocking => {
+                    if slots.overlook(now) > 0 && desk.faults.set(Place::Stuck, format_args!("over {limit:?}")) {
+                        tracing::error!(topic = %desk.info.topic, handler = %desk.info.handler, ?limit,
+                            "a blocking handler does not end; its message stays with it");
+                    }
+                }
+            }
+        }
+        if !ended.is_empty() {
+            let elapsed = Instant::now();
+            for one in ended.drain(..) {
+                time.record(elapsed.duration_since(one.started).as_secs_f64());
+                done.extend(result(one));
+            }
+        }
+        turns += 1;
+        if turns >= TURNS {
+            turns = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Waits for a job, for a handler that goes on, for a deadline, or for the end.
+async fn wait<F: Future<Output = Outcome>>(desk: &Desk, slots: &mut Slots<F>, ended: &mut Vec<Ended>) {
+    let mut bell = std::pin::pin!(desk.runner_bell.notified());
+    let mut abort = std::pin::pin!(desk.reached(Phase::Aborted));
+    let deadline = slots.next_deadline();
+    let mut sleep = std::pin::pin!(async move {
+        match deadline {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    });
+    std::future::poll_fn(|cx| {
+        let ready = slots.poll_woken(cx.waker(), ended)
+            || bell.as_mut().poll(cx).is_ready()
+            || abort.as_mut().poll(cx).is_ready()
+            || sleep.as_mut().poll(cx).is_ready();
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// A run's result for the desk.
+fn result(ended: Ended) -> Option<Done> {
+    let Ended { index, rest, context, outcome, .. } = ended;
+    // Without its context a message cannot be settled from here: its lease or connection gives it back.
+    let mut context = context?;
+    let (emit, effects) = context.take_held();
+    let (item, items) = context.into_items();
+    let (emit, effects) = if outcome.is_ok() { (emit, effects) } else { Default::default() };
+    Some(Done { index, item, rest: rest.into_iter().zip(items).collect(), outcome, emit, effects })
+}
+
+fn span(desk: &Desk, item: &Item) -> Span {
+    let message = &item.message;
+    // Names of the OpenTelemetry conventions for messaging.
+    tracing::info_span!(
+        "process",
+        otel.kind = "consumer",
+        messaging.operation.type = "process",
+        messaging.destination.name = %desk.info.topic,
+        messaging.consumer.group.name = desk.info.group.as_deref(),
+        messaging.message.id = %message.id,
+        messaging.destination.partition.id = item.origin.partition.0,
+        messaging.message.body.size = message.data.as_ref().map_or(0, bytes::Bytes::len),
+        millstream.handler = %desk.info.handler,
+        millstream.attempt = item.attempt,
+        traceparent = message.headers.get_str(millstream_core::names::TRACEPARENT),
+    )
+}
+
+fn handler_time(desk: &Desk) -> Histogram {
+    histogram!(
+        "millstream_handler_seconds",
+        "topic" => desk.info.topic.to_string(),
+        "group" => desk.info.group.as_deref().unwrap_or_default().to_owned(),
+        "handler" => desk.info.handler.to_string(),
+    )
+}
