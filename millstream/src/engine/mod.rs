@@ -17,6 +17,8 @@ mod settings;
 mod settling;
 mod slots;
 mod suspicion;
+#[cfg(test)]
+mod tests;
 mod window;
 mod work;
 

@@ -1,0 +1,201 @@
+//! The engine on the memory driver, below the public API.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use millstream_core::{Codecs, Message, OpenRequest};
+use millstream_memory::MemoryBroker;
+use tokio::time::Instant;
+
+use super::{Engine, Running, Settings, Spec, start, work};
+use crate::context::SubscriptionInfo;
+use crate::policy::{OtherTypes, Outage, Policy};
+use crate::{Context, EventRegistry, Failure, Handler, Outcome, Publisher, Retry};
+
+struct Fun<F>(F);
+
+impl<F, Fut> Handler for Fun<F>
+where
+    F: Fn(Message, u32) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send,
+{
+    fn call(&self, context: &mut Context) -> impl Future<Output = Outcome> + Send {
+        (self.0)(context.message().clone(), context.attempt())
+    }
+}
+
+async fn run<F, Fut>(broker: &MemoryBroker, policy: Policy, f: F) -> Running
+where
+    F: Fn(Message, u32) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send,
+{
+    let connection = broker.connection();
+    let info = Arc::new(SubscriptionInfo {
+        topic: "t".into(),
+        group: Some("g".into()),
+        handler: "h".into(),
+        max_attempts: policy.retry.max_attempts(),
+        codecs: Codecs::default(),
+        other_types: OtherTypes::default(),
+        publisher: Publisher::new(broker.writer(), EventRegistry::default()),
+    });
+    let mut settings = Settings::default();
+    settings.time = super::TimeSource::Runtime;
+    let engine =
+        Engine { reader: connection.reader, writer: Some(connection.writer), admin: connection.admin, settings };
+    let spec = Spec { info, policy, open: OpenRequest::new("t").group("g"), work: work(Fun(f)) };
+    start(engine, vec![spec]).await.unwrap()
+}
+
+async fn publish(broker: &MemoryBroker, messages: Vec<Message>) {
+    use millstream_core::Writer;
+    for chunk in messages.chunks(1000) {
+        broker.writer().write(chunk.to_vec()).await.unwrap().into_result().unwrap();
+    }
+}
+
+async fn until(mut f: impl FnMut() -> bool) {
+    while !f() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_messages_are_handled() {
+    let broker = MemoryBroker::builder().build();
+    let count = Arc::new(AtomicU64::new(0));
+    let c = count.clone();
+    let running = run(&broker, Policy::default(), move |_, _| {
+        c.fetch_add(1, Ordering::Relaxed);
+        async { Ok(()) }
+    })
+    .await;
+    publish(
+        &broker,
+        (0..10_000).map(|i| Message::new("t", "x").with_id(i.to_string()).with_key((i % 97).to_string())).collect(),
+    )
+    .await;
+    until(|| count.load(Ordering::Relaxed) >= 10_000).await;
+    let report = running.shutdown().await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(report.subscriptions[0].handled, 10_000);
+    assert_eq!(report.subscriptions[0].read, 10_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hot_key_delays_no_other() {
+    let broker = MemoryBroker::builder().build();
+    let begun = Instant::now();
+    let log = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let l = log.clone();
+    let mut policy = Policy::default();
+    policy.concurrency = 4;
+    let running = run(&broker, policy, move |m, _| {
+        let l = l.clone();
+        async move {
+            if m.key.as_deref() == Some(b"hot") {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            l.lock().unwrap().push((m.key.clone().unwrap(), begun.elapsed()));
+            Ok(())
+        }
+    })
+    .await;
+    let mut messages: Vec<_> =
+        (0..5).map(|i| Message::new("t", "x").with_id(format!("h{i}")).with_key("hot")).collect();
+    messages.extend((0..200).map(|i| Message::new("t", "x").with_id(format!("c{i}")).with_key(format!("k{i}"))));
+    publish(&broker, messages).await;
+    until(|| log.lock().unwrap().len() == 205).await;
+    let log = log.lock().unwrap().clone();
+    let second_hot = log.iter().filter(|(k, _)| k == "hot").nth(1).unwrap().1;
+    let last_cold = log.iter().filter(|(k, _)| k != "hot").map(|(_, at)| *at).max().unwrap();
+    println!("last cold {last_cold:?}, second hot {second_hot:?}");
+    assert!(last_cold < second_hot);
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_message_is_retried_and_then_dead_lettered() {
+    let broker = MemoryBroker::builder().build();
+    let runs = Arc::new(AtomicU64::new(0));
+    let r = runs.clone();
+    let mut policy = Policy::default();
+    policy.retry = Retry::exponential(Duration::from_secs(1), Duration::from_secs(600)).attempts(12);
+    let running = run(&broker, policy, move |m, attempt| {
+        let r = r.clone();
+        async move {
+            if m.id == "bad" {
+                assert_eq!(r.fetch_add(1, Ordering::Relaxed) + 1, u64::from(attempt));
+                return Err(Failure::retry("no"));
+            }
+            Ok(())
+        }
+    })
+    .await;
+    publish(
+        &broker,
+        vec![
+            Message::new("t", "x").with_id("bad").with_key("k"),
+            Message::new("t", "x").with_id("after").with_key("k"),
+        ],
+    )
+    .await;
+    let control = running.control();
+    until(|| control.counts()[0].dead_lettered == 1 && control.counts()[0].handled == 1).await;
+    assert_eq!(runs.load(Ordering::Relaxed), 12);
+    let report = running.shutdown().await;
+    assert!(report.is_clean(), "{report:?}");
+    assert!(report.subscriptions[0].parked > 0, "{report:?}");
+    let letters = broker.connection().admin.unwrap().dead_letters("t", None, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].message.id, "bad");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_dead_letters_nothing() {
+    let broker = MemoryBroker::builder().build();
+    let begun = Instant::now();
+    let running = run(&broker, Policy::default(), move |_, _| async move {
+        if begun.elapsed() < Duration::from_secs(600) { Err(Failure::retry("down")) } else { Ok(()) }
+    })
+    .await;
+    publish(
+        &broker,
+        (0..500).map(|i| Message::new("t", "x").with_id(i.to_string()).with_key(i.to_string())).collect(),
+    )
+    .await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let health = running.control().health();
+    assert!(!health.subscriptions[0].why.is_empty(), "{health:?}");
+    let control = running.control();
+    until(|| control.counts()[0].handled == 500).await;
+    println!("healed after {:?}", begun.elapsed());
+    let report = running.shutdown().await;
+    assert_eq!(report.subscriptions[0].dead_lettered, 0);
+}
+
+#[tokio::test]
+#[ignore = "a figure, not a test"]
+async fn speed() {
+    let broker = MemoryBroker::builder().capacity(2_000_000).build();
+    let n = 1_000_000u64;
+    publish(
+        &broker,
+        (0..n).map(|i| Message::new("t", "x").with_id("1").with_key((i % 1000).to_string())).collect(),
+    )
+    .await;
+    let count = Arc::new(AtomicU64::new(0));
+    let c = count.clone();
+    let begun = std::time::Instant::now();
+    let running = run(&broker, Policy { outage: Outage::never(), ..Policy::default() }, move |_, _| {
+        c.fetch_add(1, Ordering::Relaxed);
+        async { Ok(()) }
+    })
+    .await;
+    while count.load(Ordering::Relaxed) < n {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    println!("{:.0} ns a message", begun.elapsed().as_nanos() as f64 / n as f64);
+    running.shutdown().await;
+}
