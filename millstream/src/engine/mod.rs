@@ -5,6 +5,7 @@ mod clock;
 mod desk;
 mod dying;
 mod faults;
+mod gauges;
 mod health;
 mod leases;
 mod open;

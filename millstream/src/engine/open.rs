@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::admin::TopicSettings;
-use millstream_core::erased::{DynDedupStore, DynLeases, DynSettler, DynWriter};
+use millstream_core::erased::{DynAdmin, DynDedupStore, DynLeases, DynSettler, DynWriter};
 use millstream_core::{
     ByteString, Capabilities, DeadLetters, Error, ErrorKind, Exclusivity, LeasePlan, Order, Parking, Result,
     SettleMode,
@@ -30,6 +30,8 @@ pub(super) struct Parts {
     pub(super) leases: Inputs<LeasePlan<Box<dyn DynLeases>>>,
     pub(super) routes: Vec<Route>,
     pub(super) dedup: Option<Arc<dyn DynDedupStore>>,
+    pub(super) admin: Option<Arc<dyn DynAdmin>>,
+    pub(super) clock: Clock,
 }
 
 /// Without a limit of the driver's own: how long a message may stay away.
@@ -72,22 +74,22 @@ pub(super) async fn open(engine: &Engine, spec: Spec) -> Result<Parts> {
     };
     let main = engine.reader.open(open).await.map_err(locate)?;
     let lease = main.leases.as_ref().map(|plan| plan.duration);
+    let clock = match engine.settings.time {
+        TimeSource::System => Clock::System,
+        TimeSource::Runtime => Clock::runtime(),
+    };
     let rules = Rules {
         policy: policy.clone(),
         cumulative: capabilities.settle == SettleMode::Cumulative,
         partitions: capabilities.partitions,
         atomic_emit: capabilities.atomic_emit,
         effects: capabilities.effects,
-        native_dead_letters: native,
         park: park_mode,
         keyed_redelivery: capabilities.order == Order::Key,
         topic: info.topic.clone(),
         group: info.group.clone(),
         lease,
-        clock: match engine.settings.time {
-            TimeSource::System => Clock::System,
-            TimeSource::Runtime => Clock::runtime(),
-        },
+        clock,
         seed: engine.settings.seed,
     };
     let runners = match policy.ordering {
@@ -140,7 +142,7 @@ pub(super) async fn open(engine: &Engine, spec: Spec) -> Result<Parts> {
         route(Way::Dead, &dead_topic, &dead_writer, native),
         route(Way::Park, &park_topic, &engine.writer, false),
     ];
-    Ok(Parts { desk, work, pumps, settlers, leases, routes, dedup })
+    Ok(Parts { desk, work, pumps, settlers, leases, routes, dedup, admin: engine.admin.clone(), clock })
 }
 
 /// How this driver parks for this subscription.

@@ -178,7 +178,9 @@ async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
         let Some(trip) = going.get(i).filter(|t| matches!(t.out.load, Load::Emit(_))) else { continue };
         tracing::error!(topic = %desk.info.topic, handler = %desk.info.handler, %error,
             "what a handler sent is refused for good: its message is dead-lettered");
-        desk.with(Instant::now(), |window| window.unsendable(trip.out.index, &trip.out.rest, &error));
+        desk.with(Instant::now(), |window| {
+            window.unsendable(trip.out.index, &trip.out.rest, &error, Instant::now());
+        });
         going.remove(i);
     }
     if route.way != Way::Emit {
@@ -249,36 +251,39 @@ fn dead_letter(desk: &Desk, route: &Route, load: &DeadLoad, max: usize) -> Messa
 /// Tells the deduplication store, for those that are written.
 async fn dedup(desk: &Desk, going: &mut [Trip]) {
     let Some(store) = &desk.policy.dedup else { return };
+    let mut confirm = Vec::new();
+    let mut release = Vec::new();
     for trip in going.iter_mut().filter(|t| t.not_before.is_none()) {
         match &mut trip.out.dedup {
-            DedupStep::None => {}
-            DedupStep::Release(reservations) => {
-                let reservations = std::mem::take(reservations);
-                if !reservations.is_empty()
-                    && let Err(error) = store.release(reservations).await
-                {
-                    // Their leases free them.
-                    tracing::warn!(topic = %desk.info.topic, %error, "reservations could not be released");
+            DedupStep::Confirm(reservations) => confirm.append(reservations),
+            DedupStep::Release(reservations) => release.append(reservations),
+        }
+    }
+    if !release.is_empty()
+        && let Err(error) = store.release(release).await
+    {
+        // Their leases free them.
+        tracing::warn!(topic = %desk.info.topic, %error, "reservations could not be released");
+    }
+    // An effect is in the world and not yet remembered: ask until it is.
+    let mut backoff = Backoff::default();
+    while !confirm.is_empty() {
+        match store.confirm(&confirm).await {
+            Ok(confirmed) => {
+                desk.faults.clear(Place::Dedup);
+                let lost = confirmed.iter().filter(|c| !**c).count();
+                if lost > 0 {
+                    tracing::warn!(topic = %desk.info.topic, lost,
+                        "reservations had ended before they were confirmed: a copy may have run too");
                 }
+                return;
             }
-            DedupStep::Confirm(reservations) => {
-                if reservations.is_empty() {
-                    continue;
+            Err(error) => {
+                if desk.faults.set(Place::Dedup, &error) {
+                    tracing::error!(topic = %desk.info.topic, %error,
+                        "handled messages cannot be confirmed as such; trying again before they are settled");
                 }
-                match store.confirm(reservations).await {
-                    Ok(confirmed) => {
-                        desk.faults.clear(Place::Dedup);
-                        let lost = confirmed.iter().filter(|c| !**c).count();
-                        if lost > 0 {
-                            tracing::warn!(topic = %desk.info.topic, lost,
-                                "reservations had ended before they were confirmed: a copy may have run too");
-                        }
-                    }
-                    Err(error) => {
-                        desk.faults.set(Place::Dedup, &error);
-                        trip.not_before = Some(Instant::now() + trip.backoff.next());
-                    }
-                }
+                tokio::time::sleep(backoff.next()).await;
             }
         }
     }

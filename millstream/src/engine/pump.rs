@@ -192,7 +192,7 @@ impl Pump {
         match keys {
             Ok(keys) => {
                 self.desk.faults.clear(Place::Park);
-                self.desk.with(Instant::now(), |window| window.parked_before(&keys));
+                self.desk.with(Instant::now(), |window| window.parked_before(partition, &keys));
                 if let Some(side) = &self.park {
                     side.wanted.send_modify(|wanted| wanted.push(partition));
                 }

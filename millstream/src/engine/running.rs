@@ -16,7 +16,7 @@ use super::outbound;
 use super::pump::Pump;
 use super::settings::LeaseRenewal;
 use super::window::Input;
-use super::{Engine, Health, Spec, leases, reserving, settling};
+use super::{Engine, Health, Spec, gauges, leases, reserving, settling};
 
 /// After the drain: how long settling and closing may take.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -319,7 +319,7 @@ pub(super) async fn start(engine: Engine, specs: Vec<Spec>) -> Result<Running> {
 
 /// Runs a subscription's tasks to their end; what went wrong at the end.
 async fn supervise(parts: Parts) -> Vec<String> {
-    let Parts { desk, work, pumps, settlers, routes, dedup, leases: _ } = parts;
+    let Parts { desk, work, pumps, settlers, routes, dedup, admin, clock, leases: _ } = parts;
     let mut helpers: JoinSet<()> = JoinSet::new();
     for _ in 0..desk.runners {
         helpers.spawn(Arc::clone(&work).run(Arc::clone(&desk)));
@@ -327,6 +327,7 @@ async fn supervise(parts: Parts) -> Vec<String> {
     for route in routes {
         helpers.spawn(outbound::run(Arc::clone(&desk), route));
     }
+    helpers.spawn(gauges::run(Arc::clone(&desk), admin, clock));
     if let Some(store) = dedup {
         helpers.spawn(reserving::run(Arc::clone(&desk), store));
     }

@@ -179,7 +179,7 @@ async fn an_outage_dead_letters_nothing() {
 #[ignore = "a figure, not a test"]
 async fn speed() {
     let broker = MemoryBroker::builder().capacity(2_000_000).build();
-    let n = 1_000_000u64;
+    let n: u64 = std::env::var("N").map_or(1_000_000, |n| n.parse().unwrap());
     publish(
         &broker,
         (0..n).map(|i| Message::new("t", "x").with_id("1").with_key((i % 1000).to_string())).collect(),

@@ -28,6 +28,13 @@ impl BatchGate {
 }
 
 impl Window {
+    /// Whether a batch may start: it is full, its time has come, or nothing more can join it.
+    pub(super) fn batch_is_due(&self, now: Instant) -> bool {
+        self.rules.policy.batch.is_none_or(|batching| {
+            self.ready.len() >= batching.max || self.batch.due.is_none_or(|due| due <= now) || self.room() == 0
+        })
+    }
+
     pub(super) fn take_batches(
         &mut self,
         allowed: usize,
@@ -36,10 +43,7 @@ impl Window {
         jobs: &mut Vec<Job>,
     ) {
         for _ in 0..allowed {
-            let full = self.ready.len() >= batching.max;
-            let due = self.batch.due.is_none_or(|due| due <= now);
-            // Nothing more will come while the window is full: waiting would be in vain.
-            if self.ready.is_empty() || !(full || due || self.room() == 0) {
+            if self.ready.is_empty() || !self.batch_is_due(now) {
                 return;
             }
             let Some(job) = self.take_batch(batching.max) else { return };

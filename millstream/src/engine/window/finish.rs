@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millstream_core::{
-    Effects, Error, ErrorKind, Message, Park, ParkNote, Settled, Settlement, Token, Verdict,
+    Effects, Error, ErrorKind, Message, Park, ParkNote, PartitionId, Settled, Settlement, Token, Verdict,
 };
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ use super::{
     Stage, Tag, Then, Window,
 };
 use crate::context::Item;
-use crate::policy::{DeadLetterTarget, Next};
+use crate::policy::{DeadLetterTarget, Next, Ordering};
 use crate::{Failure, FailureKind};
 
 /// What rides along with an acknowledgement that waits for its turn in a tracker.
@@ -219,7 +219,7 @@ impl Window {
                 entry.excused = entry.excused.saturating_add(1);
                 self.make_ready(index, now);
             }
-            Next::DeadLetter => self.dead_letter(index, class(kind)),
+            Next::DeadLetter => self.dead_letter(index, class(kind), now),
             Next::Discard => {
                 self.counts.discarded(1);
                 self.release_and(index, Then::Ack, now);
@@ -230,7 +230,9 @@ impl Window {
     fn retry_or_park(&self, lane: Option<LaneId>, wait: Duration) -> Next {
         let crowded = lane.and_then(|l| self.lanes.get(l)).is_some_and(|l| l.len > self.share());
         let long = wait > self.rules.policy.park_after;
-        if self.rules.park != ParkMode::None && (long || crowded) { Next::Park(wait) } else { Next::Retry(wait) }
+        // In total order nothing may overtake: what fails holds up all.
+        let parks = self.rules.park != ParkMode::None && self.rules.policy.ordering != Ordering::Sequential;
+        if parks && (long || crowded) { Next::Park(wait) } else { Next::Retry(wait) }
     }
 
     // ---- Parking -----------------------------------------------------------------------------------------
@@ -254,7 +256,7 @@ impl Window {
             }
             ParkMode::Native => {
                 if let Some(lane) = lane {
-                    self.mark_parked(lane);
+                    self.mark_parked(lane, self.entries[index as usize].partition);
                 }
                 self.park_natively(index, Some(wait), now);
                 for other in behind {
@@ -291,9 +293,9 @@ impl Window {
         behind
     }
 
-    pub(super) fn mark_parked(&mut self, lane: LaneId) {
+    pub(super) fn mark_parked(&mut self, lane: LaneId, partition: PartitionId) {
         if self.lanes.parked(lane) == 0 {
-            self.lanes.park(lane, 1);
+            self.lanes.park(lane, 1, partition);
         }
     }
 
@@ -305,8 +307,9 @@ impl Window {
         let history = entry.history.take().map(|h| *h).unwrap_or_default();
         let Some(item) = entry.item.take() else { return };
         let load = ParkLoad { message: item.message, origin: item.origin, attempts: entry.attempts, due, history };
+        let partition = entry.partition;
         if let Some(lane) = entry.lane {
-            self.lanes.park(lane, 1);
+            self.lanes.park(lane, 1, partition);
         }
         let dedup = DedupStep::Release(reservation.into_iter().collect());
         self.leave(index, Vec::new(), Load::Park(Box::new(load)), dedup, Then::Ack);
@@ -319,7 +322,7 @@ impl Window {
 
     // ---- Dead letters ------------------------------------------------------------------------------------
 
-    pub(super) fn crash_loop(&mut self, index: Index) {
+    pub(super) fn crash_loop(&mut self, index: Index, now: Instant) {
         let limit = self.rules.policy.delivery_limit();
         let wall = self.rules.clock.now();
         let entry = &mut self.entries[index as usize];
@@ -330,10 +333,15 @@ impl Window {
             "delivered more than {limit} times without an end: it seems to kill the process that runs it"
         );
         history.error_type = "crash-loop".to_owned();
-        self.dead_letter(index, "crash-loop");
+        self.dead_letter(index, "crash-loop", now);
     }
 
-    fn dead_letter(&mut self, index: Index, class: &'static str) {
+    fn dead_letter(&mut self, index: Index, class: &'static str, now: Instant) {
+        if matches!(self.rules.policy.dead_letters, DeadLetterTarget::Discard) {
+            self.counts.discarded(1);
+            self.release_and(index, Then::Ack, now);
+            return;
+        }
         let entry = &mut self.entries[index as usize];
         let history = entry.history.take().map(|h| *h).unwrap_or_default();
         let reservation = entry.reservation.take();
@@ -406,7 +414,7 @@ impl Window {
 
     /// What a handler sent can never be written: its message is a dead letter, since running the handler
     /// again would send the same.
-    pub(crate) fn unsendable(&mut self, index: Index, rest: &[Index], error: &Error) {
+    pub(crate) fn unsendable(&mut self, index: Index, rest: &[Index], error: &Error, now: Instant) {
         self.leaving -= 1;
         let wall = self.rules.clock.now();
         for one in std::iter::once(index).chain(rest.iter().copied()) {
@@ -416,7 +424,7 @@ impl Window {
             history.last_failure = Some(wall);
             history.error = Failure::unrecoverable(error.to_string()).chain(ERROR_LIMIT);
             history.error_type = "millstream_core::Error".to_owned();
-            self.dead_letter(one, "unrecoverable");
+            self.dead_letter(one, "unrecoverable", now);
         }
     }
 

@@ -8,6 +8,7 @@ use std::hash::BuildHasher;
 
 use foldhash::HashMap;
 use foldhash::fast::{FixedState, RandomState};
+use millstream_core::PartitionId;
 
 /// The place of an entry in the window's slab.
 pub(crate) type Index = u32;
@@ -28,6 +29,12 @@ pub(crate) struct Lane {
     pub(crate) len: u32,
     /// Messages of this key that the park holds: newer ones queue there behind them.
     pub(crate) parked: u32,
+    /// The partition whose park that is.
+    partition: PartitionId,
+}
+
+impl Lane {
+    const EMPTY: Self = Self { head: NONE, tail: NONE, len: 0, parked: 0, partition: PartitionId(0) };
 }
 
 #[derive(Debug)]
@@ -58,8 +65,7 @@ impl Lanes {
     /// Puts an entry behind those of its lane. The entry before it, to be linked to it, or `None` if it is
     /// the head now.
     pub(crate) fn push(&mut self, id: LaneId, index: Index) -> Option<Index> {
-        let lane =
-            self.lanes.entry(id).or_insert(Lane { head: NONE, tail: NONE, len: 0, parked: 0 });
+        let lane = self.lanes.entry(id).or_insert(Lane::EMPTY);
         lane.len += 1;
         if lane.head == NONE {
             (lane.head, lane.tail) = (index, index);
@@ -95,8 +101,20 @@ impl Lanes {
     }
 
     /// Counts messages of a key into the park, or out of it.
-    pub(crate) fn park(&mut self, id: LaneId, count: u32) {
-        self.lanes.entry(id).or_insert(Lane { head: NONE, tail: NONE, len: 0, parked: 0 }).parked += count;
+    pub(crate) fn park(&mut self, id: LaneId, count: u32, partition: PartitionId) {
+        let lane = self.lanes.entry(id).or_insert(Lane::EMPTY);
+        lane.parked += count;
+        lane.partition = partition;
+    }
+
+    /// Forgets what the park of a partition holds.
+    pub(crate) fn forget_parked(&mut self, partition: PartitionId) {
+        self.lanes.retain(|_, lane| {
+            if lane.partition == partition {
+                lane.parked = 0;
+            }
+            lane.parked > 0 || lane.len > 0
+        });
     }
 
     pub(crate) fn unpark(&mut self, id: LaneId, count: u32) {

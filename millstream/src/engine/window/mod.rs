@@ -79,7 +79,6 @@ pub(crate) struct Rules {
     pub(crate) partitions: bool,
     pub(crate) atomic_emit: bool,
     pub(crate) effects: bool,
-    pub(crate) native_dead_letters: bool,
     pub(crate) park: ParkMode,
     pub(crate) keyed_redelivery: bool,
     pub(crate) topic: ByteString,
@@ -267,7 +266,6 @@ pub(crate) struct ParkLoad {
 /// What the deduplication store is to be told.
 #[derive(Debug)]
 pub(crate) enum DedupStep {
-    None,
     Confirm(Vec<Reservation>),
     Release(Vec<Reservation>),
 }
@@ -388,7 +386,7 @@ impl Window {
             self.wake_pump = true;
         }
         Wants {
-            runners: !self.ready.is_empty() && self.may_start(now) > 0,
+            runners: !self.ready.is_empty() && self.may_start(now) > 0 && self.batch_is_due(now),
             reserver: !self.reserving.is_empty(),
             outbound: [0, 1, 2].map(|way: usize| !self.outgoing[way].is_empty()),
             settlers: [
@@ -410,7 +408,8 @@ impl Window {
             Input::Park => room.min((self.rules.policy.max_in_flight / 2).max(1).saturating_sub(self.park_entries)),
         };
         let bytes = self.rules.policy.memory.saturating_sub(self.bytes);
-        if self.closing || room == 0 || bytes == 0 {
+        // Room for a few is not worth a read while more is about to come free.
+        if self.closing || room == 0 || bytes == 0 || (room < self.worth() && self.held() > 0) {
             self.pump_waits_for_room = true;
             return ReadLimits::NOTHING;
         }
@@ -425,10 +424,13 @@ impl Window {
         self.rules.policy.max_in_flight.saturating_sub(self.held())
     }
 
-    /// Room enough to be worth a read: an eighth of the window, or all that there can be.
+    /// Room enough to be worth a read: an eighth of the window.
     fn has_room(&self) -> bool {
-        let worth = (self.rules.policy.max_in_flight / 8).clamp(1, 64);
-        !self.closing && self.room() >= worth && self.bytes < self.rules.policy.memory
+        !self.closing && self.room() >= self.worth() && self.bytes < self.rules.policy.memory
+    }
+
+    fn worth(&self) -> usize {
+        (self.rules.policy.max_in_flight / 8).clamp(1, 64)
     }
 
     /// When something is due that nobody else will bring about.
@@ -638,7 +640,7 @@ impl Window {
                 self.counts.skipped(1);
                 self.complete(index, Then::Ack, now);
             }
-            (Fate::CrashLoop, _) => self.crash_loop(index),
+            (Fate::CrashLoop, _) => self.crash_loop(index, now),
             (Fate::Run, Some(due)) if due > now => self.wait_until(index, due),
             (Fate::Run, _) => self.make_ready(index, now),
         }
@@ -655,7 +657,7 @@ impl Window {
 
     fn make_ready(&mut self, index: Index, now: Instant) {
         if self.is_suspect(index) {
-            self.suspect(index);
+            self.suspect(index, now);
             return;
         }
         let dedup = self.rules.policy.dedup.is_some();
@@ -692,7 +694,8 @@ impl Window {
                     }
                 }
                 ParkMode::Native => {
-                    self.mark_parked(lane);
+                    let Some(head) = self.entries.get(ends.head as usize) else { continue };
+                    self.mark_parked(lane, head.partition);
                     for (i, index) in excess.into_iter().enumerate() {
                         self.park_natively(index, (i == 0).then_some(Duration::from_secs(1)), now);
                     }

@@ -121,6 +121,10 @@ impl Window {
             self.drop_unstarted(input, *id, *epoch, now);
             if self.partitions.get(&(input, *id)).is_some_and(|p| p.epoch == *epoch) {
                 self.partitions.remove(&(input, *id));
+                if input == Input::Main {
+                    // Whoever has it next reads its park for itself; so do we, should it come back.
+                    self.lanes.forget_parked(*id);
+                }
             }
             // What is queued for the settlers would be refused; it is counted by their answer.
         }
@@ -289,9 +293,9 @@ impl Window {
     // ---- Parks -------------------------------------------------------------------------------------------
 
     /// Counts what the park held of each key before its partition is dispatched.
-    pub(crate) fn parked_before(&mut self, keys: &HashMap<LaneId, u32>) {
+    pub(crate) fn parked_before(&mut self, partition: PartitionId, keys: &HashMap<LaneId, u32>) {
         for (lane, count) in keys {
-            self.lanes.park(*lane, *count);
+            self.lanes.park(*lane, *count, partition);
         }
     }
 
@@ -312,14 +316,14 @@ impl Window {
     }
 
     /// Queues a message of a suspected partition: noted durably first, one at a time.
-    pub(super) fn suspect(&mut self, index: Index) {
+    pub(super) fn suspect(&mut self, index: Index, now: Instant) {
         let entry = &mut self.entries[index as usize];
         entry.stage = Stage::Reserving;
         let position = entry.item.as_ref().and_then(|i| i.origin.position);
         let key = (entry.input, entry.partition);
         let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) else { return };
         if suspicion.is_guilty(position) {
-            self.crash_loop(index);
+            self.crash_loop(index, now);
             return;
         }
         suspicion.queue(index, position);
