@@ -1,6 +1,7 @@
 //! Millstream: typed events go in, handlers run, and every message ends in a known place.
 
 pub mod context;
+mod dead_letters;
 mod engine;
 mod failure;
 pub mod handler;
