@@ -10,3 +10,4 @@
 
 pub mod invariants;
 pub mod ledger;
+pub mod sim;
