@@ -566,3 +566,58 @@ impl Group {
 fn delivery(position: u64, generation: u32, message: Message) -> Delivery {
     Delivery::new(message, Token::new(PartitionId(0), Epoch(generation), position)).at(Position(position))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use millstream_core::Park;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_kept_of_keys_whose_messages_are_settled() {
+        // Given 100 keys of which every way to wait was used
+        let mut log = Log::default();
+        let mut group = Group::new(Some("g".into()), 0, &mut log);
+        let wake = Arc::new(Notify::new());
+        (1..=2).for_each(|generation| group.join(generation, Arc::clone(&wake), false, &log));
+        for i in 0..1_000 {
+            log.push(Message::new("t", "x"), 1, (i % 10 != 0).then(|| LaneId::of_key(i % 100)), 1);
+        }
+        group.appended(1_000);
+        let second = Duration::from_secs(1);
+        let note = ParkNote { attempts: 1, first_failure: None, error: String::new() };
+        let mut turn = 0;
+        let mut take = |group: &mut Group, log: &Log| {
+            let mut into = Vec::new();
+            turn += 1;
+            group.take(log, turn % 2 + 1, u64::MAX, ReadLimits::new(7, 1_000), usize::MAX, &mut into);
+            into
+        };
+
+        // when all is settled in the end,
+        for round in 0..10_000 {
+            for delivery in take(&mut group, &log) {
+                let id = delivery.token.id();
+                let verdict = match (delivery.deliveries, (round + id.id) % 4) {
+                    (1, 0) => Verdict::Release,
+                    (1, 1) => Verdict::Retry { after: second },
+                    (1, 2) => Verdict::Park(Box::new(Park { after: Some(second), note: note.clone() })),
+                    _ => Verdict::Ack,
+                };
+                assert!(group.settle(&mut log, id.epoch.0, id.id, verdict));
+            }
+            if round % 10 == 0 {
+                tokio::time::advance(second).await;
+            }
+        }
+
+        // then neither log nor group hold anything.
+        assert_eq!(log.live(), 0);
+        assert_eq!((group.unsettled, group.in_flight, group.parked, group.waiting), (0, 0, 0, 0));
+        assert!(group.begun.is_empty() && group.lanes.is_empty());
+        assert!(group.free.is_empty() && group.timers.is_empty());
+        assert!(group.members.iter().all(|m| m.own.is_empty()));
+    }
+}
