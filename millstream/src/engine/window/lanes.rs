@@ -126,6 +126,11 @@ impl Lanes {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
     /// Keys that the park holds messages of.
     pub(crate) fn parked_keys(&self) -> usize {
         self.lanes.values().filter(|l| l.parked > 0).count()

@@ -16,6 +16,8 @@ mod batches;
 mod counts;
 mod finish;
 mod lanes;
+#[cfg(test)]
+mod model;
 mod outage;
 mod partitions;
 mod tracker;

@@ -1,0 +1,293 @@
+//! The window against its promises, under random schedules: every message ends once, a key's messages are
+//! handled in order and one at a time, bounds hold, and nothing is committed past an unfinished message.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use millstream_core::{
+    Assigned, Codecs, Delivery, Epoch, Message, PartitionId, Position, Settled, Token, Verdict,
+};
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::super::clock::Clock;
+use super::*;
+use crate::context::SubscriptionInfo;
+use crate::policy::{OtherTypes, Outage};
+use crate::{EventRegistry, Publisher, Retry};
+
+const MESSAGES: u64 = 60;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Read(usize),
+    Take(usize),
+    /// Ends one of the running handlers, well or badly.
+    End(usize, bool),
+    Time(u64),
+    /// Answers what left and what was settled.
+    Answer,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1..9usize).prop_map(Step::Read),
+        (1..5usize).prop_map(Step::Take),
+        (any::<usize>(), prop::bool::weighted(0.7)).prop_map(|(i, ok)| Step::End(i, ok)),
+        (1..90_000u64).prop_map(Step::Time),
+        Just(Step::Answer),
+    ]
+}
+
+/// A broker, as far as the window can tell, that checks what it is told.
+struct World {
+    window: Window,
+    now: Instant,
+    keys: Vec<Option<u8>>,
+    cumulative: bool,
+    parks: bool,
+    next: u64,
+    running: Vec<Job>,
+    ended: BTreeMap<u64, u32>,
+    committed: u64,
+    finished: BTreeSet<u64>,
+    /// Natively parked, by key, in order: number, due, attempts.
+    parked: Vec<(u64, Instant, u32)>,
+    /// Delivered from the park and not yet settled.
+    unparked: BTreeSet<u64>,
+    dead: BTreeSet<u64>,
+    handled: HashMap<u8, Vec<u64>>,
+}
+
+impl World {
+    fn new(keys: Vec<Option<u8>>, cumulative: bool, parks: bool) -> Self {
+        let mut policy = Policy::default();
+        policy.max_in_flight = 16;
+        policy.concurrency = 5;
+        policy.retry = Retry::exponential(Duration::from_secs(10), Duration::from_secs(120)).attempts(4);
+        policy.outage = Outage::never();
+        let info = SubscriptionInfo {
+            topic: "t".into(),
+            group: Some("g".into()),
+            handler: "h".into(),
+            max_attempts: 4,
+            codecs: Codecs::default(),
+            other_types: OtherTypes::default(),
+            publisher: Publisher::new(
+                millstream_memory::MemoryBroker::builder().build().writer(),
+                EventRegistry::default(),
+            ),
+        };
+        let rules = Rules {
+            policy,
+            cumulative,
+            partitions: cumulative,
+            atomic_emit: false,
+            effects: false,
+            park: if parks { ParkMode::Native } else { ParkMode::None },
+            keyed_redelivery: false,
+            topic: "t".into(),
+            group: Some("g".into()),
+            lease: None,
+            clock: Clock::System,
+            seed: Some(1),
+        };
+        let mut window = Window::new(rules, Counts::new(&info));
+        if cumulative {
+            window.assigned(Input::Main, &[Assigned::new(PartitionId(0), Epoch(0))], false);
+        }
+        Self {
+            window,
+            now: Instant::now(),
+            keys,
+            cumulative,
+            parks,
+            next: 0,
+            running: Vec::new(),
+            ended: BTreeMap::new(),
+            committed: 0,
+            finished: BTreeSet::new(),
+            parked: Vec::new(),
+            unparked: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            handled: HashMap::new(),
+        }
+    }
+
+    fn delivery(&self, number: u64) -> Delivery {
+        let mut message = Message::new("t", "x").with_id(number.to_string());
+        if let Some(key) = self.keys[usize::try_from(number).unwrap() % self.keys.len()] {
+            message = message.with_key(vec![key]);
+        }
+        Delivery::new(message, Token::new(PartitionId(0), Epoch(0), number)).at(Position(number))
+    }
+
+    fn key(&self, number: u64) -> Option<u8> {
+        self.keys[usize::try_from(number).unwrap() % self.keys.len()]
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Read(count) => self.read(*count),
+            Step::Take(max) => {
+                let mut jobs = Vec::new();
+                self.window.take(*max, 1, self.now, &mut jobs);
+                self.running.extend(jobs);
+            }
+            Step::End(which, ok) => {
+                if !self.running.is_empty() {
+                    let job = self.running.remove(which % self.running.len());
+                    self.end(job, *ok);
+                }
+            }
+            Step::Time(ms) => {
+                self.now += Duration::from_millis(*ms);
+                self.window.fire(self.now);
+            }
+            Step::Answer => self.answer(),
+        }
+        self.check();
+    }
+
+    fn read(&mut self, count: usize) {
+        let limits = self.window.limits(Input::Main);
+        let mut deliveries = Vec::new();
+        // First the parked that are due, each only once its elders of the key are through, as the contract says.
+        for (number, due, attempts) in std::mem::take(&mut self.parked) {
+            let keyed = self.key(number).is_some();
+            let elder = keyed && self.parked.iter().any(|(n, ..)| self.key(*n) == self.key(number));
+            let out = keyed && self.unparked.iter().any(|n| self.key(*n) == self.key(number));
+            if due <= self.now && !elder && !out && deliveries.len() < limits.messages.min(count) {
+                let note = millstream_core::ParkNote { attempts, first_failure: None, error: String::new() };
+                deliveries.push(self.delivery(number).parked(note));
+                self.unparked.insert(number);
+            } else {
+                self.parked.push((number, due, attempts));
+            }
+        }
+        while self.next < MESSAGES && deliveries.len() < limits.messages.min(count) {
+            // The driver delivers nothing of a key that is parked.
+            let mut parked = self.parked.iter().map(|(n, ..)| n).chain(&self.unparked);
+            if parked.any(|n| self.key(*n).is_some() && self.key(*n) == self.key(self.next)) {
+                break;
+            }
+            deliveries.push(self.delivery(self.next));
+            self.next += 1;
+        }
+        self.window.arrive(Input::Main, &mut deliveries, self.now);
+    }
+
+    fn end(&mut self, job: Job, ok: bool) {
+        let number = number_of(&job.item);
+        if ok {
+            if let Some(key) = self.key(number) {
+                self.handled.entry(key).or_default().push(number);
+            }
+            self.finished.insert(number);
+        }
+        let outcome = if ok { Ok(()) } else { Err(Failure::retry("no")) };
+        let Job { index, item, rest } = job;
+        let mut done = vec![Done { index, item, rest, outcome, emit: Vec::new(), effects: Vec::new() }];
+        self.window.finished(&mut done, self.now);
+    }
+
+    fn answer(&mut self) {
+        for way in Way::ALL {
+            let mut out = Vec::new();
+            self.window.take_outgoing(way, &mut out);
+            for one in out {
+                if let Load::Dead(load) = &one.load {
+                    let number = load.message.id.parse().unwrap();
+                    assert!(self.dead.insert(number), "{number} is a dead letter twice");
+                    self.finished.insert(number);
+                }
+                self.window.left(&one, self.now);
+            }
+        }
+        let mut outward = Vec::new();
+        self.window.take_settlements(Input::Main, self.now, &mut outward);
+        for one in outward {
+            let number = one.settlement.token.id().id;
+            self.unparked.remove(&number);
+            match one.settlement.verdict {
+                Verdict::Ack if self.cumulative => {
+                    assert!(number + 1 > self.committed, "the committed position went back");
+                    self.committed = number + 1;
+                    assert!((0..self.committed).all(|n| self.finished.contains(&n)), "committed past a gap");
+                }
+                Verdict::Ack => *self.ended.entry(number).or_default() += 1,
+                Verdict::Park(park) => {
+                    assert!(self.parks);
+                    self.parked.push((number, self.now + park.after.unwrap_or_default(), park.note.attempts));
+                    self.parked.sort_by_key(|(n, ..)| *n);
+                }
+                other => panic!("{other:?}"),
+            }
+            assert!(self.window.settled(Input::Main, one.tag, Settled::Done, self.now).is_none());
+        }
+    }
+
+    fn check(&self) {
+        let mut keys = HashMap::new();
+        for job in &self.running {
+            if let Some(key) = self.key(number_of(&job.item)) {
+                *keys.entry(key).or_insert(0) += 1;
+            }
+        }
+        assert!(keys.values().all(|n| *n == 1), "two of a key run at once: {keys:?}");
+        assert!(self.running.len() <= 5, "more run than may");
+        assert!(self.window.in_flight() <= 16, "more is held than may be");
+        for (key, numbers) in &self.handled {
+            assert!(numbers.is_sorted(), "key {key} out of order: {numbers:?}");
+        }
+    }
+
+    /// Everything that is left ends well.
+    fn drain(&mut self) {
+        for _ in 0..10_000 {
+            let before = self.settled();
+            self.step(&Step::Read(16));
+            self.step(&Step::Take(5));
+            while !self.running.is_empty() {
+                self.step(&Step::End(0, true));
+            }
+            self.step(&Step::Answer);
+            self.step(&Step::Time(10_000));
+            if self.settled() == MESSAGES && before == MESSAGES {
+                break;
+            }
+        }
+        assert_eq!(self.settled(), MESSAGES, "not every message ended");
+        assert!(self.ended.values().all(|n| *n == 1), "a message ended twice");
+        assert!(self.window.is_empty(), "something is left in the window");
+        assert_eq!(self.window.bytes, 0);
+        assert!(self.window.lanes.is_empty(), "a lane is left over");
+    }
+
+    fn settled(&self) -> u64 {
+        if self.cumulative { self.committed } else { self.ended.len() as u64 }
+    }
+}
+
+fn number_of(item: &Item) -> u64 {
+    item.message.id.parse().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_every_message_ends_once_and_keys_keep_their_order(
+        keys in prop::collection::vec(prop::option::weighted(0.8, 0..4u8), 1..8),
+        steps in prop::collection::vec(step(), 0..200),
+        shape in 0..3,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let _guard = runtime.enter();
+        let mut world = World::new(keys, shape == 1, shape == 2);
+        for step in &steps {
+            world.step(step);
+        }
+        world.drain();
+    }
+}
