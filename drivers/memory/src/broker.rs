@@ -7,6 +7,7 @@ use std::time::Duration;
 use foldhash::{HashMap, HashMapExt};
 use millstream_core::{ByteString, Connection, Error, ErrorKind, Limits, Result};
 
+use crate::group::FAR;
 use crate::topic::{self, Topic};
 use crate::{MemoryAdmin, MemoryReader, MemoryWriter};
 
@@ -183,7 +184,7 @@ impl MemoryBrokerBuilder {
     /// How long a write waits for room in a full topic that somebody reads, before it fails as
     /// [`Full`](ErrorKind::Full). Default 30 s.
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.write_timeout = timeout.min(topic::FAR);
+        self.settings.write_timeout = timeout.min(FAR);
         self
     }
 

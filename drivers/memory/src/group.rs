@@ -10,6 +10,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
 use millstream_core::admin::GroupInfo;
@@ -236,10 +237,9 @@ impl Group {
         if begun.get().at != generation {
             return false;
         }
-        let after = |wait| Instant::now().checked_add(wait);
         match verdict {
-            Verdict::Retry { after: wait } if !wait.is_zero() => self.come_back(position, after(wait)),
-            Verdict::Retry { .. } => self.come_back(position, None),
+            Verdict::Retry { after } if after.is_zero() => self.come_back(position, None),
+            Verdict::Retry { after } => self.come_back(position, Some(from_now(after))),
             Verdict::Release => {
                 // It was not started: as if it had not been delivered.
                 begun.get_mut().deliveries -= 1;
@@ -247,14 +247,15 @@ impl Group {
             }
             Verdict::Park(park) => {
                 begun.get_mut().note = Some(Box::new(park.note));
-                self.come_back(position, park.after.and_then(after));
+                self.come_back(position, park.after.map(from_now));
             }
-            _ => {
+            Verdict::Ack => {
                 let Begun { lane, .. } = begun.remove();
                 self.in_flight -= 1;
                 self.land(lane, None);
                 self.finish(log, position);
             }
+            _ => return false,
         }
         true
     }
@@ -563,14 +564,20 @@ impl Group {
     }
 }
 
+/// The longest that anything can be put off: ten years.
+pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// This long from now; what the clock cannot reach is as good as never.
+pub(crate) fn from_now(wait: Duration) -> Instant {
+    Instant::now() + wait.min(FAR)
+}
+
 fn delivery(position: u64, generation: u32, message: Message) -> Delivery {
     Delivery::new(message, Token::new(PartitionId(0), Epoch(generation), position)).at(Position(position))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use millstream_core::Park;
 
     use super::*;

@@ -10,8 +10,8 @@ use millstream_core::{
 use tokio::time::timeout_at;
 
 use crate::broker::Shared;
-use crate::group::Taken;
-use crate::topic::{FAR, Membership};
+use crate::group::{FAR, Taken};
+use crate::topic::Membership;
 
 /// Opens subscriptions on a [`MemoryBroker`](crate::MemoryBroker). Cloning shares it.
 ///

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::broker::Settings;
-use crate::group::{Group, Taken};
+use crate::group::{Group, Taken, from_now};
 use crate::lane::LaneId;
 use crate::log::Log;
 
@@ -197,7 +197,8 @@ impl Membership {
         };
         let mut settle = |settlement: Settlement| {
             let id = settlement.token.id();
-            if matches!(settlement.verdict, Verdict::Dead(_))
+            use Verdict::{Ack, Park, Release, Retry};
+            if !matches!(settlement.verdict, Ack | Retry { .. } | Release | Park(_))
                 || !settlement.emit.is_empty()
                 || !settlement.effects.is_empty()
             {
@@ -557,9 +558,7 @@ impl State {
 impl Delayed {
     /// Keeps a message for a while; says whether it is the next now.
     fn add(&mut self, message: Message, size: usize, wait: Duration) -> bool {
-        let now = Instant::now();
-        // So far ahead that the clock cannot say it is as good as never.
-        let due = now.checked_add(wait).unwrap_or(now + FAR);
+        let due = from_now(wait);
         self.count += 1;
         self.bytes += size;
         let next = self.next().is_none_or(|next| due < next);
@@ -578,9 +577,6 @@ impl Delayed {
         Some((message, size))
     }
 }
-
-/// The longest delay and the longest wait of a retry: ten years.
-pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The error of everything that is asked of a broker that was shut down.
 pub(crate) fn shut() -> Error {

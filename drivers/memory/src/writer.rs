@@ -8,7 +8,8 @@ use millstream_core::{
 use tokio::sync::RwLock;
 
 use crate::broker::Shared;
-use crate::topic::{FAR, Rest};
+use crate::group::FAR;
+use crate::topic::Rest;
 
 /// Writes to a [`MemoryBroker`](crate::MemoryBroker). Cloning shares it, and its end.
 ///

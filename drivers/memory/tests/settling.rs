@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::*;
 use millstream_core::{
     Admin, Delivery, Epoch, ErrorKind, Message, PartitionId, Settled, Settlement, Settler, Token, Verdict,
@@ -49,7 +51,7 @@ async fn a_released_message_was_not_delivered_and_a_retried_one_was() {
     assert_eq!(deliveries[0].deliveries, 1);
 
     a.done(deliveries.remove(0), Verdict::Release).await;
-    a.done(deliveries.remove(0), retry(std::time::Duration::ZERO)).await;
+    a.done(deliveries.remove(0), retry(Duration::ZERO)).await;
 
     let again = a.read(9).await;
     assert_eq!(again.iter().map(|d| d.deliveries).collect::<Vec<_>>(), [1, 2]);
@@ -213,4 +215,15 @@ async fn what_the_driver_cannot_settle_is_handed_back_untouched() {
     let Settled::Failed { error, settlement } = settled else { panic!("{settled:?}") };
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(a.settler.settle(vec![Settlement::ack(settlement.token)]).await[0].is_done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_beyond_all_clocks_is_not_at_once() {
+    let (_broker, mut a, mut deliveries) = delivered(["1", "2"].map(message)).await;
+
+    a.done(deliveries.remove(0), retry(Duration::MAX)).await;
+    a.done(deliveries.remove(0), park(Some(Duration::MAX), &note("why"))).await;
+
+    tokio::time::advance(366 * 24 * 3600 * SECOND).await;
+    assert!(a.now(9).await.is_empty());
 }
