@@ -3,7 +3,6 @@
 mod backoff;
 mod clock;
 mod desk;
-mod dying;
 mod faults;
 mod gauges;
 mod health;

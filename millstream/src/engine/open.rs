@@ -166,7 +166,7 @@ fn dead_letter_target(
     target: &DeadLetterTarget,
     topic: &str,
 ) -> Result<(ByteString, Option<Arc<dyn DynWriter>>, bool)> {
-    let dlq: ByteString = super::dying::topic_of(topic);
+    let dlq: ByteString = crate::dead_letters::topic_of(topic);
     let own = || {
         engine.writer.clone().map(Some).ok_or_else(|| {
             Error::new(ErrorKind::InvalidConfig, "there is nowhere to write dead letters")

@@ -18,7 +18,7 @@ use super::faults::Place;
 use super::park;
 use super::settings::Settings;
 use super::window::{DeadLoad, DedupStep, Load, Outgoing, Way};
-use super::dying::{Dying, host};
+use crate::dead_letters::{Dying, host};
 
 /// Where one way leads.
 pub(super) struct Route {

@@ -257,6 +257,8 @@ impl Window {
         {
             state.outstanding = state.outstanding.saturating_sub(1);
             state.tracker.confirmed(tag.count);
+            // The pump decides whether it may be read again.
+            self.wake_pump |= state.stopped;
         }
     }
 

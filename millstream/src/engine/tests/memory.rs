@@ -1,69 +1,20 @@
-//! The engine on the memory driver, below the public API.
+//! The memory driver: whole log, native park.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use millstream_core::{Codecs, Message, OpenRequest};
+use millstream_core::Message;
 use millstream_memory::MemoryBroker;
 use tokio::time::Instant;
 
-use super::{Engine, Running, Settings, Spec, start, work};
-use crate::context::SubscriptionInfo;
-use crate::policy::{OtherTypes, Outage, Policy};
-use crate::{Context, EventRegistry, Failure, Handler, Outcome, Publisher, Retry};
-
-struct Fun<F>(F);
-
-impl<F, Fut> Handler for Fun<F>
-where
-    F: Fn(Message, u32) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Outcome> + Send,
-{
-    fn call(&self, context: &mut Context) -> impl Future<Output = Outcome> + Send {
-        (self.0)(context.message().clone(), context.attempt())
-    }
-}
-
-async fn run<F, Fut>(broker: &MemoryBroker, policy: Policy, f: F) -> Running
-where
-    F: Fn(Message, u32) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Outcome> + Send,
-{
-    let connection = broker.connection();
-    let info = Arc::new(SubscriptionInfo {
-        topic: "t".into(),
-        group: Some("g".into()),
-        handler: "h".into(),
-        max_attempts: policy.retry.max_attempts(),
-        codecs: Codecs::default(),
-        other_types: OtherTypes::default(),
-        publisher: Publisher::new(broker.writer(), EventRegistry::default()),
-    });
-    let mut settings = Settings::default();
-    settings.time = super::TimeSource::Runtime;
-    let engine =
-        Engine { reader: connection.reader, writer: Some(connection.writer), admin: connection.admin, settings };
-    let spec = Spec { info, policy, open: OpenRequest::new("t").group("g"), work: work(Fun(f)) };
-    start(engine, vec![spec]).await.unwrap()
-}
-
-async fn publish(broker: &MemoryBroker, messages: Vec<Message>) {
-    use millstream_core::Writer;
-    for chunk in messages.chunks(1000) {
-        broker.writer().write(chunk.to_vec()).await.unwrap().into_result().unwrap();
-    }
-}
-
-async fn until(mut f: impl FnMut() -> bool) {
-    while !f() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+use super::{publish, run, until};
+use crate::policy::Policy;
+use crate::{Failure, Retry};
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_messages_are_handled() {
-    let broker = MemoryBroker::builder().build();
+    let broker = MemoryBroker::builder().build().connection();
     let count = Arc::new(AtomicU64::new(0));
     let c = count.clone();
     let running = run(&broker, Policy::default(), move |_, _| {
@@ -73,7 +24,7 @@ async fn ten_thousand_messages_are_handled() {
     .await;
     publish(
         &broker,
-        (0..10_000).map(|i| Message::new("t", "x").with_id(i.to_string()).with_key((i % 97).to_string())).collect(),
+        (0..10_000).map(|i| Message::new("t", "x").with_id(i.to_string()).with_key((i % 97).to_string())),
     )
     .await;
     until(|| count.load(Ordering::Relaxed) >= 10_000).await;
@@ -85,7 +36,7 @@ async fn ten_thousand_messages_are_handled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hot_key_delays_no_other() {
-    let broker = MemoryBroker::builder().build();
+    let broker = MemoryBroker::builder().build().connection();
     let begun = Instant::now();
     let log = Arc::new(std::sync::Mutex::new(Vec::new()));
     let l = log.clone();
@@ -117,7 +68,7 @@ async fn a_hot_key_delays_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failing_message_is_retried_and_then_dead_lettered() {
-    let broker = MemoryBroker::builder().build();
+    let broker = MemoryBroker::builder().build().connection();
     let runs = Arc::new(AtomicU64::new(0));
     let r = runs.clone();
     let mut policy = Policy::default();
@@ -147,14 +98,14 @@ async fn a_failing_message_is_retried_and_then_dead_lettered() {
     let report = running.shutdown().await;
     assert!(report.is_clean(), "{report:?}");
     assert!(report.subscriptions[0].parked > 0, "{report:?}");
-    let letters = broker.connection().admin.unwrap().dead_letters("t", None, 10).await.unwrap();
+    let letters = broker.admin.unwrap().dead_letters("t", None, 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].message.id, "bad");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_dead_letters_nothing() {
-    let broker = MemoryBroker::builder().build();
+    let broker = MemoryBroker::builder().build().connection();
     let begun = Instant::now();
     let running = run(&broker, Policy::default(), move |_, _| async move {
         if begun.elapsed() < Duration::from_secs(600) { Err(Failure::retry("down")) } else { Ok(()) }
@@ -162,7 +113,7 @@ async fn an_outage_dead_letters_nothing() {
     .await;
     publish(
         &broker,
-        (0..500).map(|i| Message::new("t", "x").with_id(i.to_string()).with_key(i.to_string())).collect(),
+        (0..500).map(|i| Message::new("t", "x").with_id(i.to_string()).with_key(i.to_string())),
     )
     .await;
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -173,29 +124,4 @@ async fn an_outage_dead_letters_nothing() {
     println!("healed after {:?}", begun.elapsed());
     let report = running.shutdown().await;
     assert_eq!(report.subscriptions[0].dead_lettered, 0);
-}
-
-#[tokio::test]
-#[ignore = "a figure, not a test"]
-async fn speed() {
-    let broker = MemoryBroker::builder().capacity(2_000_000).build();
-    let n: u64 = std::env::var("N").map_or(1_000_000, |n| n.parse().unwrap());
-    publish(
-        &broker,
-        (0..n).map(|i| Message::new("t", "x").with_id("1").with_key((i % 1000).to_string())).collect(),
-    )
-    .await;
-    let count = Arc::new(AtomicU64::new(0));
-    let c = count.clone();
-    let begun = std::time::Instant::now();
-    let running = run(&broker, Policy { outage: Outage::never(), ..Policy::default() }, move |_, _| {
-        c.fetch_add(1, Ordering::Relaxed);
-        async { Ok(()) }
-    })
-    .await;
-    while count.load(Ordering::Relaxed) < n {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    println!("{:.0} ns a message", begun.elapsed().as_nanos() as f64 / n as f64);
-    running.shutdown().await;
 }
