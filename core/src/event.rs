@@ -134,7 +134,7 @@ impl<E: AsRef<[u8]> + From<Bytes>> Format<E> for Raw {
     }
 }
 
-/// Events that are `prost::Message`s. Content type `application/x-protobuf`.
+/// Events that are `prost::Message`s. Content type `application/x-google-protobuf`.
 #[cfg(feature = "protobuf")]
 #[derive(Debug, Clone, Copy)]
 pub struct Protobuf;

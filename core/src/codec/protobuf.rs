@@ -2,13 +2,12 @@
 
 use crate::{Error, ErrorKind, Result};
 
-/// The content type protobuf events are written with.
-pub(crate) const CONTENT_TYPE: &str = "application/x-protobuf";
+/// The content type protobuf events are written with: the one name that the Go toolkit reads.
+pub(crate) const CONTENT_TYPE: &str = "application/x-google-protobuf";
 
-/// Other names for the same bytes: the Go toolkit says `x-google-protobuf`, senders that do not know better say
-/// octet-stream or nothing.
+/// Other names for the same bytes; senders that do not know better say octet-stream or nothing.
 const ALIASES: [&str; 5] = [
-    "application/x-google-protobuf",
+    "application/x-protobuf",
     "application/protobuf",
     "application/vnd.google.protobuf",
     crate::event::OCTET_STREAM,
@@ -30,14 +29,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_go_toolkit_writes_is_accepted() {
-        accept("application/x-google-protobuf").unwrap();
+    fn the_names_others_use_are_accepted() {
+        for name in [CONTENT_TYPE, "application/x-protobuf", "Application/Protobuf; v=1", ""] {
+            accept(name).unwrap();
+        }
     }
 
     #[test]
     fn another_format_is_refused_with_the_fix() {
         let error = accept("application/json").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Decode);
-        assert!(error.to_string().ends_with("send it as application/x-protobuf"), "{error}");
+        assert!(error.to_string().ends_with("send it as application/x-google-protobuf"), "{error}");
     }
 }

@@ -23,7 +23,12 @@ pub(crate) fn topic_of(topic: &str) -> ByteString {
 
 /// The name of this host.
 pub(crate) fn host() -> &'static str {
-    static HOST: LazyLock<String> = LazyLock::new(|| gethostname::gethostname().to_string_lossy().into_owned());
+    // Linux says it in a file, others in the environment: not worth a crate.
+    static HOST: LazyLock<String> = LazyLock::new(|| {
+        let file = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let variable = || std::env::var("HOSTNAME").or_else(|_| std::env::var("COMPUTERNAME")).ok();
+        file.or_else(variable).map(|name| name.trim().to_owned()).unwrap_or_default()
+    });
     &HOST
 }
 
