@@ -2,12 +2,14 @@
 
 mod leases;
 mod memory;
+mod outcomes;
 mod partitions;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millstream_core::{Codecs, Connection, Message, OpenRequest};
+use millstream_testkit::sim::SimBroker;
 use tokio::time::Instant;
 
 use super::{Engine, LeaseRenewal, Running, Settings, Spec, TimeSource, start, work};
@@ -38,6 +40,16 @@ where
 }
 
 async fn run_handler(connection: &Connection, policy: Policy, handler: impl Handler) -> Running {
+    let (engine, spec) = spec_of(connection, policy, handler);
+    start(engine, vec![spec]).await.unwrap()
+}
+
+/// A subscription that would do nothing.
+fn spec(connection: &Connection, policy: Policy) -> (Engine, Spec) {
+    spec_of(connection, policy, Fun(|_, _| async { Ok(()) }))
+}
+
+fn spec_of(connection: &Connection, policy: Policy, handler: impl Handler) -> (Engine, Spec) {
     let connection = connection.clone();
     let info = Arc::new(SubscriptionInfo {
         topic: "t".into(),
@@ -46,14 +58,13 @@ async fn run_handler(connection: &Connection, policy: Policy, handler: impl Hand
         max_attempts: policy.retry.max_attempts(),
         codecs: Codecs::default(),
         other_types: OtherTypes::default(),
-        publisher: Publisher::new(millstream_testkit::sim::SimBroker::builder().build().writer(), EventRegistry::default()),
+        publisher: Publisher::new(SimBroker::builder().build().writer(), EventRegistry::default()),
     });
     let settings =
         Settings { time: TimeSource::Runtime, leases: LeaseRenewal::Task, seed: Some(7), ..Settings::default() };
     let engine =
         Engine { reader: connection.reader, writer: Some(connection.writer), admin: connection.admin, settings };
-    let spec = Spec { info, policy, open: OpenRequest::new("t").group("g"), work: work(handler) };
-    start(engine, vec![spec]).await.unwrap()
+    (engine, Spec { info, policy, open: OpenRequest::new("t").group("g"), work: work(handler) })
 }
 
 async fn publish(connection: &Connection, messages: impl IntoIterator<Item = Message>) {

@@ -1,0 +1,409 @@
+//! What becomes of a message after its handler: events that leave with success, effects, duplicates, panics,
+//! timeouts, batches, pauses, the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use millstream_core::{Connection, Effect, ErrorKind, Message, names};
+use millstream_memory::MemoryBroker;
+use millstream_testkit::sim::{Injury, Operation, Shape, SimBroker, SimEffect, Trigger};
+use tokio::time::{Instant, sleep};
+
+use super::{Log, numbered, publish, run, run_handler, until};
+use crate::policy::{Batching, DeadLetterTarget, Execution, Ordering as Order, Policy};
+use crate::{Context, Failure, Handler, Outcome, Retry};
+
+/// A handler that sees the context: first what it does with it, then how it ends.
+struct Seeing<F>(F);
+
+impl<F: Fn(&mut Context) -> Outcome + Send + Sync + 'static> Handler for Seeing<F> {
+    async fn call(&self, context: &mut Context) -> Outcome {
+        (self.0)(context)
+    }
+}
+
+fn memory() -> Connection {
+    MemoryBroker::builder().build().connection()
+}
+
+fn quick() -> Policy {
+    Policy { retry: Retry::fixed(Duration::from_millis(100)).attempts(5), ..Policy::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_publishes_leaves_with_its_success_only() {
+    let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 2 }).build();
+    let handler = Seeing(|context: &mut Context| {
+        let id = format!("out-{}-{}", context.message().id, context.attempt());
+        context.held().publish([Message::new("out", "y").with_id(id)])?;
+        if context.attempt() < 3 { Err(Failure::retry("not yet")) } else { Ok(()) }
+    });
+    let running = run_handler(&broker.connection(), quick(), handler).await;
+    publish(&broker.connection(), numbered(10, 10)).await;
+    until(|| broker.control().committed("t", "g").iter().sum::<u64>() == 10).await;
+    assert!(running.shutdown().await.is_clean());
+    let mut out: Vec<_> = broker.control().messages("out").iter().map(|m| m.id.to_string()).collect();
+    out.sort();
+    let mut expected: Vec<_> = (0..10).map(|i| format!("out-{i}-3")).collect();
+    expected.sort();
+    assert_eq!(out, expected, "attempts 1 and 2 left nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_fails_is_tried_again_without_running_the_handler() {
+    let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 2 }).build();
+    let runs = Arc::new(AtomicU64::new(0));
+    let r = Arc::clone(&runs);
+    broker.control().inject(Operation::Write, Trigger::next(3).on("out"), Injury::Fail(ErrorKind::Unavailable));
+    let handler = Seeing(move |context: &mut Context| {
+        r.fetch_add(1, Ordering::Relaxed);
+        let id = context.message().id.clone();
+        context.held().publish([Message::new("out", "y").with_id(id)])?;
+        Ok(())
+    });
+    let running = run_handler(&broker.connection(), quick(), handler).await;
+    publish(&broker.connection(), numbered(3, 3)).await;
+    until(|| broker.control().committed("t", "g").iter().sum::<u64>() == 3).await;
+    assert!(running.shutdown().await.is_clean());
+    assert_eq!(broker.control().messages("out").len(), 3);
+    assert_eq!(runs.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn effects_commit_with_the_acknowledgement_and_a_failing_one_counts_as_an_attempt() {
+    let broker = SimBroker::builder().shape(Shape::WholeLog).build();
+    let handler = Seeing(|context: &mut Context| {
+        let name = format!("{}-{}", context.message().id, context.attempt());
+        let fails = context.message().id == "1" && context.attempt() == 1;
+        let effect = if fails { SimEffect::failing(name) } else { SimEffect::new(name) };
+        context.held().effect(Effect::new(effect))?;
+        Ok(())
+    });
+    let running = run_handler(&broker.connection(), quick(), handler).await;
+    publish(&broker.connection(), numbered(3, 3)).await;
+    until(|| broker.control().effects().len() == 3).await;
+    let report = running.shutdown().await;
+    assert!(report.is_clean(), "{report:?}");
+    let mut effects = broker.control().effects();
+    effects.sort();
+    assert_eq!(effects, ["0-1", "1-2", "2-1"]);
+    assert_eq!(report.subscriptions[0].handled, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_costs_nobody_else_and_ends_as_a_dead_letter_when_it_repeats() {
+    let connection = memory();
+    let log = Log::default();
+    let l = log.clone();
+    let running = run(&connection, quick(), move |m, _| {
+        let l = l.clone();
+        async move {
+            assert!(m.id != "7", "I cannot take number 7");
+            l.add(&m);
+            Ok(())
+        }
+    })
+    .await;
+    publish(&connection, numbered(1_000, 100)).await;
+    let control = running.control();
+    until(|| control.counts()[0].dead_lettered == 1 && log.len() == 999).await;
+    let report = running.shutdown().await;
+    assert!(report.is_clean() && report.subscriptions[0].failed == 5, "{report:?}");
+    let letters = connection.admin.unwrap().dead_letters("t", None, 10).await.unwrap();
+    let headers = &letters[0].message.headers;
+    assert_eq!(headers.get_str(names::DL_CLASS), Some("panic"));
+    assert_eq!(headers.get_str(names::DL_ATTEMPTS), Some("5"));
+    assert!(headers.get_str(names::DL_ERROR).unwrap().contains("I cannot take number 7"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_past_its_timeout_is_dropped_and_retried() {
+    let connection = memory();
+    let log = Log::default();
+    let l = log.clone();
+    let policy = Policy { timeout: Some(Duration::from_secs(1)), ..quick() };
+    let running = run(&connection, policy, move |m, attempt| {
+        let l = l.clone();
+        async move {
+            if m.id == "0" && attempt == 1 {
+                std::future::pending::<()>().await;
+            }
+            l.add(&m);
+            Ok(())
+        }
+    })
+    .await;
+    publish(&connection, numbered(20, 4)).await;
+    until(|| log.len() == 20).await;
+    log.assert_ordered();
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_keeps_order_and_runs_singly_when_it_fails() {
+    let connection = memory();
+    let batches = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let b = Arc::clone(&batches);
+    let handler = Seeing(move |context: &mut Context| {
+        let ids: Vec<u64> = context.messages().map(|m| m.id.parse().unwrap()).collect();
+        if ids.contains(&13) {
+            return Err(Failure::unrecoverable("thirteen"));
+        }
+        b.lock().unwrap().push(ids);
+        Ok(())
+    });
+    let policy = Policy {
+        batch: Some(Batching::new(10, Duration::from_millis(50))),
+        concurrency: 1,
+        ..quick()
+    };
+    let running = run_handler(&connection, policy, handler).await;
+    publish(&connection, numbered(100, 3)).await;
+    let control = running.control();
+    until(|| control.counts()[0].handled == 99 && control.counts()[0].dead_lettered == 1).await;
+    assert!(running.shutdown().await.is_clean());
+    let batches = batches.lock().unwrap();
+    assert!(batches.iter().any(|b| b.len() == 10), "{batches:?}");
+    for key in 0..3 {
+        let of_key: Vec<_> = batches.iter().flatten().filter(|i| *i % 3 == key).collect();
+        assert!(of_key.is_sorted(), "{of_key:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_batch_waits_no_longer_than_it_may() {
+    let connection = memory();
+    let log = Log::default();
+    let l = log.clone();
+    let policy = Policy { batch: Some(Batching::new(100, Duration::from_secs(2))), ..quick() };
+    let handler = Seeing(move |context: &mut Context| {
+        context.messages().for_each(|m| l.add(m));
+        Ok(())
+    });
+    let running = run_handler(&connection, policy, handler).await;
+    let begun = Instant::now();
+    publish(&connection, numbered(3, 3)).await;
+    until(|| log.len() == 3).await;
+    assert!(begun.elapsed() >= Duration::from_secs(2) && begun.elapsed() < Duration::from_secs(3));
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn sequential_is_total_order_also_with_failures() {
+    let connection = memory();
+    let log = Log::default();
+    let l = log.clone();
+    let policy = Policy { ordering: Order::Sequential, ..quick() };
+    let running = run(&connection, policy, move |m, attempt| {
+        let l = l.clone();
+        async move {
+            if m.id.ends_with('5') && attempt < 3 {
+                return Err(Failure::retry("not yet"));
+            }
+            l.add(&m);
+            Ok(())
+        }
+    })
+    .await;
+    publish(&connection, numbered(200, 7)).await;
+    until(|| log.len() == 200).await;
+    assert!(log.numbers().is_sorted());
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn sequential_is_refused_where_the_driver_has_no_total_order() {
+    let broker = SimBroker::builder().shape(Shape::standard_queue()).build();
+    let spec = super::spec(&broker.connection(), Policy { ordering: Order::Sequential, ..quick() });
+    let error = super::super::start(spec.0, vec![spec.1]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("leave it out"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_subscription_starts_nothing_and_goes_on_where_it_was() {
+    let connection = memory();
+    let log = Log::default();
+    let l = log.clone();
+    let running = run(&connection, quick(), move |m, _| {
+        l.add(&m);
+        async { Ok(()) }
+    })
+    .await;
+    let control = running.control();
+    control.pause(Some("t"));
+    publish(&connection, numbered(50, 5)).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(log.len(), 0);
+    assert!(control.health().subscriptions[0].why.iter().any(|w| w.contains("paused")));
+    control.resume(None);
+    until(|| log.len() == 50).await;
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_waits_for_what_runs_and_no_longer_than_the_drain() {
+    let connection = memory();
+    let log = Log::default();
+    let l = log.clone();
+    let running = run(&connection, quick(), move |m, _| {
+        let l = l.clone();
+        async move {
+            let seconds = if m.id == "0" { 3_600 } else { 10 };
+            sleep(Duration::from_secs(seconds)).await;
+            l.add(&m);
+            Ok(())
+        }
+    })
+    .await;
+    publish(&connection, numbered(10, 10)).await;
+    sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    let report = running.shutdown().await;
+    assert!(begun.elapsed() < Duration::from_secs(27), "{:?}", begun.elapsed());
+    assert_eq!(log.len(), 9, "those that could end did");
+    assert_eq!(report.subscriptions[0].abandoned, 1);
+    assert!(!report.is_clean());
+    // What was abandoned comes again.
+    let l = log.clone();
+    let running = run(&connection, quick(), move |m, _| {
+        l.add(&m);
+        async { Ok(()) }
+    })
+    .await;
+    until(|| log.len() == 10).await;
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unavailable_dependency_uses_no_attempt() {
+    let connection = memory();
+    let attempts = Arc::new(AtomicU64::new(0));
+    let up = Arc::new(AtomicBool::new(false));
+    let (a, u) = (Arc::clone(&attempts), Arc::clone(&up));
+    let running = run(&connection, quick(), move |_, attempt| {
+        a.fetch_max(u64::from(attempt), Ordering::Relaxed);
+        let up = u.load(Ordering::Relaxed);
+        async move { if up { Ok(()) } else { Err(Failure::unavailable("the database is down")) } }
+    })
+    .await;
+    publish(&connection, numbered(2, 2)).await;
+    sleep(Duration::from_secs(3_600)).await;
+    up.store(true, Ordering::Relaxed);
+    let control = running.control();
+    until(|| control.counts()[0].handled == 2).await;
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_can_handle_is_discarded_where_the_user_says_so() {
+    let connection = memory();
+    let policy = Policy { dead_letters: DeadLetterTarget::Discard, ..quick() };
+    let running = run(&connection, policy, |_, _| async { Err(Failure::unrecoverable("no")) }).await;
+    publish(&connection, numbered(3, 3)).await;
+    let control = running.control();
+    until(|| control.counts()[0].discarded == 3).await;
+    let report = running.shutdown().await;
+    assert!(report.is_clean() && report.subscriptions[0].dead_lettered == 0, "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_redriven_for_another_group_is_skipped() {
+    let connection = memory();
+    let log = Log::default();
+    let l = log.clone();
+    let running = run(&connection, quick(), move |m, _| {
+        l.add(&m);
+        async { Ok(()) }
+    })
+    .await;
+    let message = |id: &str, group: &'static str| {
+        Message::new("t", "x").with_id(id.to_owned()).with_header(names::REDRIVE_GROUP, group)
+    };
+    publish(&connection, [message("1", "other"), message("2", "g")]).await;
+    until(|| log.len() == 1).await;
+    let report = running.shutdown().await;
+    assert_eq!(log.numbers(), [2]);
+    assert_eq!(report.subscriptions[0].skipped, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_delivered_too_often_is_a_crash_loop() {
+    let broker = SimBroker::builder().shape(Shape::standard_queue()).build();
+    let connection = broker.connection();
+    publish(&connection, [Message::new("t", "x").with_id("0")]).await;
+    let policy = Policy { max_deliveries: Some(5), ..quick() };
+    let mut deaths = 0;
+    loop {
+        let started = Arc::new(tokio::sync::Notify::new());
+        let s = Arc::clone(&started);
+        let running = run(&connection, policy.clone(), move |_, _| {
+            s.notify_one();
+            std::future::pending()
+        })
+        .await;
+        let control = broker.control();
+        let crashed = tokio::select! {
+            () = started.notified() => true,
+            () = until(|| control.messages("t.dlq").len() == 1) => false,
+        };
+        if !crashed {
+            assert!(running.shutdown().await.is_clean());
+            break;
+        }
+        deaths += 1;
+        broker.control().kill_all();
+        drop(running);
+        sleep(Duration::from_secs(31)).await;
+    }
+    assert_eq!(deaths, 5);
+    let letter = &broker.control().messages("t.dlq")[0];
+    assert_eq!(letter.headers.get_str(names::DL_CLASS), Some("crash-loop"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handlers_that_block_run_on_threads_of_their_own() {
+    let connection = memory();
+    let log = Log::default();
+    let l = log.clone();
+    let policy = Policy { execution: Execution::Blocking, concurrency: 8, ..quick() };
+    let running = run(&connection, policy, move |m, _| {
+        let l = l.clone();
+        async move {
+            std::thread::sleep(Duration::from_millis(20));
+            l.add(&m);
+            Ok(())
+        }
+    })
+    .await;
+    publish(&connection, numbered(40, 40)).await;
+    until(|| log.len() == 40).await;
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_several_threads_every_message_is_handled_once_and_in_order() {
+    let connection = memory();
+    let log = Log::default();
+    let l = log.clone();
+    let running = run(&connection, Policy { workers: Some(4), ..quick() }, move |m, attempt| {
+        let l = l.clone();
+        async move {
+            tokio::task::yield_now().await;
+            if attempt == 1 && m.id.ends_with("99") {
+                return Err(Failure::retry("not yet"));
+            }
+            l.add(&m);
+            Ok(())
+        }
+    })
+    .await;
+    publish(&connection, numbered(20_000, 300)).await;
+    until(|| log.len() == 20_000).await;
+    let report = running.shutdown().await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(log.distinct(), 20_000);
+    log.assert_ordered();
+}
