@@ -27,9 +27,10 @@ pub(crate) struct Item {
 /// A layer wraps [`Handler::call`](crate::Handler::call) and may look at everything here; an extractor of
 /// your own implements [`FromContext`](crate::FromContext).
 pub struct Context {
-    pub(crate) item: Item,
+    /// Boxed, and the box used again and again: a message on its way through moves a pointer.
+    pub(crate) item: Box<Item>,
     /// The others of a batch, in order; empty for handlers of single messages.
-    pub(crate) rest: Vec<Item>,
+    pub(crate) rest: Vec<Box<Item>>,
     pub(crate) subscription: Arc<SubscriptionInfo>,
     held: Option<Arc<Held>>,
     extensions: Extensions,
@@ -56,7 +57,7 @@ pub struct SubscriptionInfo {
 }
 
 impl Context {
-    pub(crate) fn new(subscription: Arc<SubscriptionInfo>, item: Item, rest: Vec<Item>) -> Self {
+    pub(crate) fn new(subscription: Arc<SubscriptionInfo>, item: Box<Item>, rest: Vec<Box<Item>>) -> Self {
         Self { item, rest, subscription, held: None, extensions: Extensions::default() }
     }
 
@@ -124,7 +125,7 @@ impl Context {
     }
 
     /// What it was made of.
-    pub(crate) fn into_items(self) -> (Item, Vec<Item>) {
+    pub(crate) fn into_items(self) -> (Box<Item>, Vec<Box<Item>>) {
         (self.item, self.rest)
     }
 }

@@ -82,7 +82,7 @@ impl Window {
         Some(Job { index, item, rest: taken.collect() })
     }
 
-    fn start_behind(&mut self, index: Index) -> Option<(crate::context::Item, Index)> {
+    fn start_behind(&mut self, index: Index) -> Option<(Box<crate::context::Item>, Index)> {
         let dedup = self.rules.policy.dedup.is_some();
         let entry = self.entries.get(index as usize)?;
         // One that still has to ask the store, to wait or to run alone ends the lane's part.

@@ -46,8 +46,8 @@ impl Window {
     fn succeeded(
         &mut self,
         index: Index,
-        item: Item,
-        rest: Vec<(Index, Item)>,
+        item: Box<Item>,
+        rest: Vec<(Index, Box<Item>)>,
         emit: Vec<Message>,
         effects: Effects,
         now: Instant,
@@ -86,8 +86,10 @@ impl Window {
         if plain {
             // The usual case: nothing has to leave first, and the lane goes on at once.
             self.complete(index, Then::Ack, now);
-            for (other, _) in rest {
+            self.recycle(item);
+            for (other, item) in rest {
                 self.complete(other, Then::Ack, now);
+                self.recycle(item);
             }
             return;
         }
@@ -109,7 +111,7 @@ impl Window {
         self.leave(index, others, load, DedupStep::Confirm(reservations), Then::Ack);
     }
 
-    fn put_back(&mut self, index: Index, item: Item) {
+    fn put_back(&mut self, index: Index, item: Box<Item>) {
         self.entries[index as usize].item = Some(item);
     }
 
@@ -117,8 +119,8 @@ impl Window {
     fn split_batch(
         &mut self,
         index: Index,
-        item: Item,
-        rest: Vec<(Index, Item)>,
+        item: Box<Item>,
+        rest: Vec<(Index, Box<Item>)>,
         failure: &Failure,
         now: Instant,
     ) {
@@ -141,7 +143,7 @@ impl Window {
     pub(super) fn failed(
         &mut self,
         index: Index,
-        item: Item,
+        item: Box<Item>,
         failure: Failure,
         now: Instant,
     ) {

@@ -136,7 +136,7 @@ pub(crate) const ERROR_LIMIT: usize = 8 << 10;
 #[derive(Debug)]
 struct Entry {
     /// Out while it runs.
-    item: Option<Item>,
+    item: Option<Box<Item>>,
     /// Out once it is to be settled.
     token: Option<Token>,
     id: TokenId,
@@ -181,16 +181,16 @@ struct Extra {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) index: Index,
-    pub(crate) item: Item,
-    pub(crate) rest: Vec<(Index, Item)>,
+    pub(crate) item: Box<Item>,
+    pub(crate) rest: Vec<(Index, Box<Item>)>,
 }
 
 /// What a runner brings back.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) index: Index,
-    pub(crate) item: Item,
-    pub(crate) rest: Vec<(Index, Item)>,
+    pub(crate) item: Box<Item>,
+    pub(crate) rest: Vec<(Index, Box<Item>)>,
     pub(crate) outcome: Outcome,
     /// Published by the handler, to leave with its success.
     pub(crate) emit: Vec<Message>,
@@ -314,6 +314,8 @@ pub(crate) struct Wants {
 pub(crate) struct Window {
     rules: Rules,
     entries: Slab<Entry>,
+    /// Boxes of messages that are done: no more than the window ever held.
+    spare: Vec<Box<Item>>,
     lanes: Lanes,
     ready: VecDeque<Index>,
     reserving: Vec<Index>,
@@ -350,6 +352,7 @@ impl Window {
         let rng = rules.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         Self {
             entries: Slab::new(),
+            spare: Vec::new(),
             lanes: Lanes::new(rules.seed),
             ready: VecDeque::new(),
             reserving: Vec::new(),
@@ -590,7 +593,7 @@ impl Window {
         } else if deliveries > self.rules.policy.delivery_limit() {
             entry.fate = Fate::CrashLoop;
         }
-        entry.item = Some(Item { message, origin, attempt: 0, deliveries });
+        entry.item = Some(self.boxed(Item { message, origin, attempt: 0, deliveries }));
         self.bytes += size;
         let lane = entry.lane;
         let index = self.insert(entry);
@@ -612,6 +615,23 @@ impl Window {
             _ if is_head => self.become_head(index, now),
             _ => {}
         }
+    }
+
+    /// Puts an item into a box of an earlier one.
+    fn boxed(&mut self, item: Item) -> Box<Item> {
+        match self.spare.pop() {
+            Some(mut spare) => {
+                *spare = item;
+                spare
+            }
+            None => Box::new(item),
+        }
+    }
+
+    /// Keeps the box of a message that is done, and lets its bytes go.
+    fn recycle(&mut self, mut item: Box<Item>) {
+        item.message = Message::new("", bytes::Bytes::new());
+        self.spare.push(item);
     }
 
     fn insert(&mut self, mut entry: Entry) -> Index {
@@ -802,7 +822,7 @@ impl Window {
     }
 
     /// Starts an entry, unless it was taken away since it became ready.
-    fn start(&mut self, index: Index) -> Option<Item> {
+    fn start(&mut self, index: Index) -> Option<Box<Item>> {
         let entry = self.entries.get_mut(index as usize).filter(|e| e.stage == Stage::Ready)?;
         let mut item = entry.item.take()?;
         item.attempt = entry.attempts + 1;
