@@ -6,7 +6,9 @@ use proc_macro2::Span;
 use syn::ext::IdentExt as _;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{Data, DeriveInput, Error, Expr, ExprLit, Fields, Ident, Lit, LitInt, LitStr, Member, Path, Result, Token};
+use syn::{
+    Data, DeriveInput, Error, Expr, ExprLit, Fields, Ident, Lit, LitInt, LitStr, Member, Path, Result, Token,
+};
 
 /// The longest name of a topic, as `millstream_core::Limits` has it.
 const TOPIC_LIMIT: usize = 249;

@@ -29,8 +29,10 @@ pub(crate) fn expand(input: &DeriveInput, attributes: &Attributes) -> TokenStrea
     let (params, _, bounds) = generics.split_for_impl();
     let (_, arguments, _) = input.generics.split_for_impl();
 
-    let topic = attributes.topic.as_ref().map(|topic| constant("TOPIC", &quote!(&'static str), &quote!(#topic)));
-    let type_name = attributes.type_name.as_ref().map(|name| constant("TYPE", &quote!(&'static str), &quote!(#name)));
+    let topic =
+        attributes.topic.as_ref().map(|topic| constant("TOPIC", &quote!(&'static str), &quote!(#topic)));
+    let type_name =
+        attributes.type_name.as_ref().map(|name| constant("TYPE", &quote!(&'static str), &quote!(#name)));
     let version = attributes.version.map(|version| constant("VERSION", &quote!(u32), &quote!(#version)));
     let key = attributes.key.as_ref().map(|key| key_method(key, &krate));
     let headers = (!attributes.headers.is_empty()).then(|| headers_method(attributes, &krate));

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use millstream_core::{Bytes, ByteString};
+use millstream_core::{ByteString, Bytes};
 
 /// A value as the bytes of a routing key or of a header. Text and bytes are themselves, numbers are decimal, `None`
 /// is none.

@@ -269,10 +269,7 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`publish_all`](Self::publish_all).
-    pub async fn publish_messages(
-        &self,
-        messages: impl IntoIterator<Item = Message>,
-    ) -> Result<WriteReport> {
+    pub async fn publish_messages(&self, messages: impl IntoIterator<Item = Message>) -> Result<WriteReport> {
         let messages: Result<Vec<_>> = messages.into_iter().map(|message| self.complete(message)).collect();
         self.send(messages?).await
     }
@@ -339,7 +336,12 @@ impl Publisher {
 
     // ---- Making messages ---------------------------------------------------------------------------------
 
-    fn make<E: Event>(&self, topic: ByteString, event: &E, options: Option<PublishOptions>) -> Result<Message> {
+    fn make<E: Event>(
+        &self,
+        topic: ByteString,
+        event: &E,
+        options: Option<PublishOptions>,
+    ) -> Result<Message> {
         let options = options.unwrap_or_default();
         let parts = Buffer::fill(|buffer| self.encode(event, &options, buffer))
             .map_err(|error| error.topic(&*topic))?;
@@ -376,7 +378,12 @@ impl Publisher {
     }
 
     /// Appends payload, id and key to the buffer: one allocation for all three, or none.
-    fn encode<E: Event>(&self, event: &E, options: &PublishOptions, buffer: &mut BytesMut) -> Result<Lengths> {
+    fn encode<E: Event>(
+        &self,
+        event: &E,
+        options: &PublishOptions,
+        buffer: &mut BytesMut,
+    ) -> Result<Lengths> {
         let content_type = E::Format::encode(event, &self.shared.codecs, buffer)?;
         let data = buffer.len();
         if options.id.is_none() {
@@ -463,8 +470,11 @@ impl Publisher {
 
     async fn send(&self, messages: Vec<Message>) -> Result<WriteReport> {
         if messages.is_empty() {
-            return Err(Error::new(ErrorKind::EmptyMessage, "there is nothing to publish: the batch is empty")
-                .fix("publish at least one event, or do not call"));
+            return Err(Error::new(
+                ErrorKind::EmptyMessage,
+                "there is nothing to publish: the batch is empty",
+            )
+            .fix("publish at least one event, or do not call"));
         }
         match &self.leave {
             Leave::Now => self.write(messages).await,

@@ -96,10 +96,11 @@ impl EventRegistry {
             return Ok(entry.topic.clone());
         }
         E::TOPIC.map(ByteString::from_static).ok_or_else(|| {
-            Error::new(ErrorKind::EventNotFound, format!("the event `{}` has no topic", type_name::<E>())).fix(
-                "add `#[event(topic = \"…\")]` to it, or name one: `registry.register::<…>(\"…\")`, \
+            Error::new(ErrorKind::EventNotFound, format!("the event `{}` has no topic", type_name::<E>()))
+                .fix(
+                    "add `#[event(topic = \"…\")]` to it, or name one: `registry.register::<…>(\"…\")`, \
                  `publish_to(\"…\", …)`, `subscribe_to(\"…\", …)`",
-            )
+                )
         })
     }
 

@@ -58,7 +58,7 @@ mod state;
 
 use std::any::{Any, type_name};
 
-use millstream_core::{Bytes, ByteString, Error, ErrorKind, Headers, Message, Origin, PartitionId, Position};
+use millstream_core::{ByteString, Bytes, Error, ErrorKind, Headers, Message, Origin, PartitionId, Position};
 
 use crate::{Context, Failure, Publisher};
 
@@ -117,10 +117,12 @@ impl<S> FromContext<S> for Key {
     fn from_context(context: &mut Context, _: &S) -> Result<Self, Failure> {
         let message = context.message();
         message.lane_key().cloned().map(Self).ok_or_else(|| {
-            Failure::decode(message.locate(
-                Error::new(ErrorKind::Decode, "the message has no key, the handler takes one")
-                    .fix("publish it with a key, or take `Option<Key>`"),
-            ))
+            Failure::decode(
+                message.locate(
+                    Error::new(ErrorKind::Decode, "the message has no key, the handler takes one")
+                        .fix("publish it with a key, or take `Option<Key>`"),
+                ),
+            )
         })
     }
 }

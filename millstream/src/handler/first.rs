@@ -3,7 +3,7 @@
 use std::any::type_name;
 use std::ops::Deref;
 
-use millstream_core::{Bytes, ByteString, Error, ErrorKind, Event, Message, Result};
+use millstream_core::{ByteString, Bytes, Error, ErrorKind, Event, Message, Result};
 
 use crate::context::SubscriptionInfo;
 use crate::policy::OtherTypes;

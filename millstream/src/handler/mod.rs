@@ -25,9 +25,9 @@ mod shape;
 
 pub use first::{AsBatch, AsBytes, AsEvent, AsMessage, Batch, FromDelivery};
 pub use function::FunctionHandler;
-pub use outcome::{IntoOutcome, ViaOutcome, ViaResult, ViaUnit};
 #[cfg(feature = "anyhow")]
 pub use outcome::ViaAnyhow;
+pub use outcome::{IntoOutcome, ViaOutcome, ViaResult, ViaUnit};
 pub use shape::{Args, Shape};
 
 use crate::{Context, Outcome};
