@@ -8,6 +8,8 @@
 //! | prove that a driver keeps the contract | [`conformance`] |
 //! | see that the proof can fail | [`planted`] |
 
+pub mod conformance;
 pub mod invariants;
 pub mod ledger;
 pub mod sim;
+pub mod writers;
