@@ -24,7 +24,7 @@ pub(super) enum Phase {
     Closing,
 }
 
-pub(super) struct Desk {
+pub(crate) struct Desk {
     pub(super) info: Arc<SubscriptionInfo>,
     pub(super) policy: Policy,
     /// How many run loops there are.

@@ -217,6 +217,7 @@ pub(crate) enum Way {
     Park = 2,
 }
 
+#[cfg(test)]
 impl Way {
     pub(crate) const ALL: [Self; 3] = [Self::Emit, Self::Dead, Self::Park];
 }

@@ -64,16 +64,6 @@ impl<C> Tracker<C> {
         self.unconfirmed = self.unconfirmed.saturating_sub(count);
     }
 
-    /// Whether everything read is settled and confirmed.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.slots.is_empty() && self.unconfirmed == 0
-    }
-
-    /// Whether everything finished and contiguous is confirmed.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.unconfirmed == 0
-    }
-
     /// Messages between the confirmed position and the newest read.
     pub(crate) fn gap(&self) -> usize {
         self.slots.len() + self.unconfirmed
