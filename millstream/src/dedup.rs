@@ -183,7 +183,7 @@ impl State {
         if self.confirmed.contains_key(&key) {
             return Reserve::Duplicate;
         }
-        match self.reserved.get(&key) {
+        match self.reserved.get(&key).copied() {
             Some(reserved) if reserved.until > now => return Reserve::Busy(reserved.until - now),
             // Its lease is over: it goes to who asks now.
             Some(_) => {}
