@@ -1,0 +1,159 @@
+//! `millstream demo`: the main job. An order pipeline whose every message is followed by an independent ledger.
+//!
+//! From the bottom up: `plan` says what is to happen to each order, `ledger` (with `latency`) keeps the books,
+//! `shop` has the events and the handlers, `publish` sends the orders, `letters` reads the dead letters back,
+//! `progress` shows how far it is, `report` closes it. Here they are put together.
+
+mod latency;
+mod ledger;
+mod letters;
+mod plan;
+mod progress;
+mod publish;
+mod report;
+mod shop;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use millstream::core::Endpoint;
+use millstream::{Bus, Control, EmbeddedDedupStore, Result, Retry, Subscribe, SubscriptionReport, Units};
+
+use self::ledger::{Group, Ledger};
+use self::plan::Plan;
+use self::progress::Progress;
+use self::report::{Report, Run};
+use self::shop::Shop;
+use crate::{failed, output};
+
+/// Runs an order pipeline and says where each message went
+///
+/// Orders are published to three subscriptions: billing is flaky and sends invoices, stock must not be taken twice
+/// though 1 in 50 orders is sent twice, mail meets poison (1 in 500). An independent ledger then counts what was
+/// lost.
+#[derive(Debug, Args)]
+#[command(after_long_help = crate::EXIT_CODES)]
+pub(crate) struct Options {
+    /// Orders to publish
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    events: u32,
+    /// The broker
+    #[arg(long, default_value = "memory://")]
+    url: String,
+    /// Two runs of one seed publish, fail and end the same
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// How long nothing may come to an end before the run is given up.
+const STALLED: Duration = Duration::from_secs(60);
+/// How often the counts are looked at.
+const LOOK: Duration = Duration::from_millis(5);
+/// The ledger's own subscription.
+const INVOICES_GROUP: &str = "ledger";
+
+pub(crate) async fn run(options: &Options, json: bool) -> Result<ExitCode> {
+    let report = pipeline(options).await?;
+    if json {
+        output::document(&report);
+    } else {
+        output::line(&report.to_string());
+    }
+    Ok(if report.is_ok() { ExitCode::SUCCESS } else { failed::FAILED.into() })
+}
+
+async fn pipeline(options: &Options) -> Result<Report> {
+    let plan = Plan { orders: options.events, seed: options.seed };
+    let ledger = Arc::new(Ledger::new(plan.orders, plan.customers())?);
+    let shop = Shop { plan, ledger: Arc::clone(&ledger) };
+    let copies = plan.copies();
+    let total = u64::from(plan.orders) + copies;
+
+    shop::silence_own_panics();
+    let bus = Bus::connect(&options.url).await?;
+    let publisher = bus.publisher().clone();
+    let dead_letters = bus.dead_letters(shop::ORDERS);
+    // Short waits, so that a demo ends; three attempts are one more than the most stubborn card needs.
+    let retry = || Retry::exponential(1.ms(), 20.ms()).attempts(3);
+    let store = || EmbeddedDedupStore::new(total.try_into().unwrap_or(usize::MAX));
+    let running = bus
+        .with_state(shop.clone())
+        .subscribe(shop::bill.group(Group::Billing.name()).retry(retry()).deduplicate(store()))
+        .subscribe(shop::reserve_stock.group(Group::Stock.name()).retry(retry()).deduplicate(store()))
+        .subscribe(shop::send_mail.group(Group::Mail.name()).retry(retry()).deduplicate(store()))
+        .subscribe(shop::see_invoice.group(INVOICES_GROUP))
+        .start()
+        .await?;
+
+    let progress = Progress::new(total);
+    let control = running.control();
+    let slowest = AtomicU64::new(0);
+    let begun = Instant::now();
+    let publishing = async {
+        let ended = || slowest.load(Ordering::Relaxed);
+        publish::publish(&publisher, &shop, ended, |sent| progress.published(sent)).await?;
+        // From here on the watch alone says when it is over.
+        std::future::pending::<Result<_>>().await
+    };
+    let stalled: Option<String> = tokio::select! {
+        refused = publishing => refused?,
+        stalled = watch(&control, total, &slowest, &progress) => stalled,
+    };
+    let elapsed = begun.elapsed();
+    progress.clear();
+    let closing = running.shutdown().await;
+    letters::read_back(&dead_letters, &ledger).await?;
+
+    let mut problems: Vec<String> = stalled.into_iter().collect();
+    for subscription in &closing.subscriptions {
+        problems.extend(subscription.errors.iter().cloned());
+        if subscription.abandoned > 0 {
+            problems
+                .push(format!("{}: {} handlers did not end", subscription.handler, subscription.abandoned));
+        }
+    }
+    let url = Endpoint::parse(&options.url)?.to_string();
+    let run = Run { orders: plan.orders, copies, seed: plan.seed, url, elapsed, problems };
+    let counts = Group::ALL.map(|group| counts_of(&closing.subscriptions, group.name()));
+    Ok(Report::new(run, &counts, ledger.verdict()))
+}
+
+/// Waits until every message came to an end in every group; says so if nothing does any more.
+async fn watch(control: &Control, total: u64, slowest: &AtomicU64, progress: &Progress) -> Option<String> {
+    let mut last = (0, Instant::now());
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let counts = control.counts();
+        let groups = Group::ALL.map(|group| counts_of(&counts, group.name()));
+        for (group, count) in Group::ALL.into_iter().zip(&groups) {
+            progress.ended(group, ended(count), count.dead_lettered);
+        }
+        slowest.store(groups.iter().map(ended).min().unwrap_or(0), Ordering::Relaxed);
+        let invoices = ended(&counts_of(&counts, INVOICES_GROUP));
+        let billing = &groups[Group::Billing as usize];
+        if groups.iter().all(|count| ended(count) >= total)
+            && invoices >= billing.emitted
+            && control.in_flight() == 0
+        {
+            return None;
+        }
+        let all = groups.iter().map(ended).sum::<u64>() + invoices;
+        if all > last.0 {
+            last = (all, Instant::now());
+        } else if last.1.elapsed() > STALLED {
+            return Some(format!("given up: no message came to an end for {} s", STALLED.as_secs()));
+        }
+    }
+}
+
+/// Messages that came to an end.
+fn ended(count: &SubscriptionReport) -> u64 {
+    count.handled + count.duplicates + count.dead_lettered + count.discarded
+}
+
+fn counts_of(counts: &[SubscriptionReport], group: &str) -> SubscriptionReport {
+    counts.iter().find(|count| count.group.as_deref() == Some(group)).cloned().unwrap_or_default()
+}

@@ -1,0 +1,76 @@
+//! What a user sees of an error, and the exit code that goes with it.
+
+use std::error::Error as _;
+use std::process::ExitCode;
+
+use millstream::{Error, ErrorKind};
+use serde_json::json;
+
+use crate::output;
+
+/// It failed.
+pub(crate) const FAILED: u8 = 1;
+/// What was asked for makes no sense; clap ends with the same code.
+const USAGE: u8 = 2;
+
+/// Prints an error with its causes on stderr, and as a document on stdout if that was asked for.
+pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
+    eprintln!("{}", text(error));
+    if json {
+        let document = json!({
+            "error": { "kind": error.kind().name(), "message": error.to_string(), "causes": causes(error) }
+        });
+        output::document(&document);
+    }
+    ExitCode::from(exit_code(error.kind()))
+}
+
+fn exit_code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::UnknownScheme | ErrorKind::InvalidConfig => USAGE,
+        _ => FAILED,
+    }
+}
+
+fn text(error: &Error) -> String {
+    let mut text = format!("error: {error}");
+    for cause in causes(error) {
+        text.push_str("\n  caused by: ");
+        text.push_str(&cause);
+    }
+    text
+}
+
+fn causes(error: &Error) -> Vec<String> {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    causes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_printed_with_its_fix_and_all_its_causes() {
+        let io = std::io::Error::other("the disk is gone");
+        let inner = Error::new(ErrorKind::Io, "the file cannot be read").source(io);
+        let error =
+            Error::new(ErrorKind::Unavailable, "no answer").topic("orders").fix("try later").source(inner);
+        assert_eq!(
+            text(&error),
+            "error: no answer (topic \"orders\"): try later\n  \
+             caused by: the file cannot be read\n  caused by: the disk is gone"
+        );
+    }
+
+    #[test]
+    fn what_the_user_must_mend_is_usage_and_the_rest_is_failure() {
+        assert_eq!(exit_code(ErrorKind::UnknownScheme), USAGE);
+        assert_eq!(exit_code(ErrorKind::Unavailable), FAILED);
+    }
+}
