@@ -107,7 +107,7 @@ impl Failure {
         Self::of(FailureKind::Discard, reason)
     }
 
-    pub(crate) fn panic(text: String) -> Self {
+    pub(crate) fn panic(text: &str) -> Self {
         Self::of(FailureKind::Panic, Error::new(ErrorKind::Handler, format!("the handler panicked: {text}")))
     }
 
@@ -153,8 +153,8 @@ impl Failure {
             next = error.source();
         }
         if text.len() > limit {
-            let cut = text.floor_char_boundary(limit.saturating_sub('…'.len_utf8()));
-            text.truncate(cut);
+            let end = crate::text::cut(&text, limit.saturating_sub('…'.len_utf8())).len();
+            text.truncate(end);
             text.push('…');
         }
         text

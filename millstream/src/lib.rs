@@ -20,6 +20,7 @@ mod running;
 mod scheduler;
 mod signals;
 mod subscription;
+mod text;
 mod units;
 
 pub use bus::Bus;

@@ -6,6 +6,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use millstream_core::{ByteString, Headers, Limits, Message, Origin, names};
 
+use crate::text::cut;
+
 /// The longest chain of errors that a dead letter carries.
 const ERROR_LIMIT: usize = 8 << 10;
 
@@ -118,10 +120,6 @@ fn text(text: &str) -> Option<Bytes> {
 
 fn time(at: SystemTime) -> Bytes {
     Bytes::from(humantime::format_rfc3339_millis(at).to_string())
-}
-
-fn cut(text: &str, limit: usize) -> &str {
-    &text[..text.floor_char_boundary(limit.min(text.len()))]
 }
 
 #[cfg(test)]

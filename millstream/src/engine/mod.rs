@@ -28,7 +28,8 @@ use millstream_core::erased::{DynAdmin, DynReader, DynWriter};
 use millstream_core::{OpenRequest, Result};
 
 pub use health::{Health, SubscriptionHealth};
-pub use running::{Control, Report, Running, SubscriptionReport};
+pub(crate) use running::Running;
+pub use running::{Control, Report, SubscriptionReport};
 pub use settings::{LeaseRenewal, Settings, TimeSource};
 pub(crate) use work::{Work, work};
 

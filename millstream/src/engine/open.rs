@@ -56,9 +56,9 @@ pub(super) async fn open(engine: &Engine, spec: Spec) -> Result<Parts> {
     open.max_bytes = policy.memory;
 
     let park_mode = park_mode(&capabilities, info.group.as_deref(), engine.writer.is_some());
-    let (dead_topic, dead_writer, native) = dead_letter_target(engine, &capabilities, &policy.dead_letters, &info.topic)?;
+    let dead = DeadLetterRoute::of(engine, &capabilities, &policy.dead_letters, &info.topic)?;
     check_dedup(&policy, &info.topic)?;
-    let partitions = ensure_topics(engine, &capabilities, &info.topic, &dead_topic, &dead_writer, native).await?;
+    let partitions = ensure_topics(engine, &capabilities, &info.topic, &dead).await?;
 
     let park_topic = park::topic_of(&info.topic, info.group.as_deref().unwrap_or_default());
     if park_mode == ParkMode::Topic
@@ -139,7 +139,7 @@ pub(super) async fn open(engine: &Engine, spec: Spec) -> Result<Parts> {
     };
     let routes = vec![
         route(Way::Emit, &info.topic, &engine.writer, false),
-        route(Way::Dead, &dead_topic, &dead_writer, native),
+        route(Way::Dead, &dead.topic, &dead.writer, dead.native),
         route(Way::Park, &park_topic, &engine.writer, false),
     ];
     Ok(Parts { desk, work, pumps, settlers, leases, routes, dedup, admin: engine.admin.clone(), clock })
@@ -159,27 +159,45 @@ fn park_mode(capabilities: &Capabilities, group: Option<&str>, writer: bool) -> 
     }
 }
 
-/// Where dead letters go: topic, writer, and whether the driver stores them itself.
-fn dead_letter_target(
-    engine: &Engine,
-    capabilities: &Capabilities,
-    target: &DeadLetterTarget,
-    topic: &str,
-) -> Result<(ByteString, Option<Arc<dyn DynWriter>>, bool)> {
-    let dlq: ByteString = crate::dead_letters::topic_of(topic);
-    let own = || {
-        engine.writer.clone().map(Some).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidConfig, "there is nowhere to write dead letters")
-                .topic(topic)
-                .fix("give the scheduler a writer, or say `.dead_letter_to(writer)` or `.discard_failures()`")
-        })
-    };
-    match target {
-        DeadLetterTarget::Default if capabilities.dead_letters == DeadLetters::Native => Ok((dlq, None, true)),
-        DeadLetterTarget::Default => Ok((dlq, own()?, false)),
-        DeadLetterTarget::Topic(name) => Ok((name.clone(), own()?, false)),
-        DeadLetterTarget::Writer(writer) => Ok((dlq, Some(Arc::clone(writer)), false)),
-        DeadLetterTarget::Discard => Ok((dlq, None, false)),
+/// Where dead letters go.
+struct DeadLetterRoute {
+    topic: ByteString,
+    writer: Option<Arc<dyn DynWriter>>,
+    /// The driver stores them itself.
+    native: bool,
+}
+
+impl DeadLetterRoute {
+    fn of(
+        engine: &Engine,
+        capabilities: &Capabilities,
+        target: &DeadLetterTarget,
+        topic: &str,
+    ) -> Result<Self> {
+        let dlq = crate::dead_letters::topic_of(topic);
+        let own = || {
+            engine.writer.clone().map(Some).ok_or_else(|| {
+                Error::new(ErrorKind::InvalidConfig, "there is nowhere to write dead letters").topic(topic).fix(
+                    "give the scheduler a writer, or say `.dead_letter_to(writer)` or `.discard_failures()`",
+                )
+            })
+        };
+        let (topic, writer, native) = match target {
+            DeadLetterTarget::Default if capabilities.dead_letters == DeadLetters::Native => (dlq, None, true),
+            DeadLetterTarget::Default => (dlq, own()?, false),
+            DeadLetterTarget::Topic(name) => (name.clone(), own()?, false),
+            DeadLetterTarget::Writer(writer) => (dlq, Some(Arc::clone(writer)), false),
+            DeadLetterTarget::Discard => (dlq, None, false),
+        };
+        Ok(Self { topic, writer, native })
+    }
+
+    /// Whether they go to a topic of this broker.
+    fn is_ours(&self, engine: &Engine) -> bool {
+        match (&self.writer, &engine.writer) {
+            (Some(target), Some(own)) => Arc::ptr_eq(target, own),
+            _ => false,
+        }
     }
 }
 
@@ -202,18 +220,12 @@ async fn ensure_topics(
     engine: &Engine,
     capabilities: &Capabilities,
     topic: &ByteString,
-    dead_topic: &ByteString,
-    dead_writer: &Option<Arc<dyn DynWriter>>,
-    native: bool,
+    dead: &DeadLetterRoute,
 ) -> Result<Option<u32>> {
     let Some(admin) = &engine.admin else { return Ok(None) };
     admin.ensure_topic(topic, TopicSettings::default()).await?;
-    let ours = match (dead_writer, &engine.writer) {
-        (Some(target), Some(own)) => Arc::ptr_eq(target, own),
-        _ => false,
-    };
-    if ours && !native {
-        admin.ensure_topic(dead_topic, TopicSettings::default()).await?;
+    if dead.is_ours(engine) {
+        admin.ensure_topic(&dead.topic, TopicSettings::default()).await?;
     }
     if !capabilities.partitions {
         return Ok(None);

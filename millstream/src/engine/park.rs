@@ -43,8 +43,7 @@ pub(super) fn park(load: &ParkLoad, park_topic: &ByteString) -> Message {
     }
     if let Some(first) = history.first_failure {
         headers.insert(names::PARK_FIRST_FAILURE, time(first));
-        let cut = history.error.floor_char_boundary(ERROR_LIMIT);
-        headers.insert(names::PARK_ERROR, history.error[..cut].to_owned());
+        headers.insert(names::PARK_ERROR, crate::text::cut(&history.error, ERROR_LIMIT).to_owned());
     }
     message
 }

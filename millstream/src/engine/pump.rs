@@ -283,7 +283,7 @@ async fn changed(wanted: &mut Option<watch::Receiver<Vec<PartitionId>>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn earliest(times: [Option<Instant>; 4]) {

@@ -21,10 +21,9 @@ use super::{Engine, Health, Spec, gauges, leases, reserving, settling};
 /// After the drain: how long settling and closing may take.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// A running scheduler. Dropping it stops everything at once, as a crash would: nothing is lost, but what ran
-/// is delivered again. Call [`shutdown`](Running::shutdown) to end in order.
+/// The tasks of a scheduler. Dropping it stops them at once, as a crash would.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     control: Control,
     subscriptions: Vec<JoinHandle<Vec<String>>>,
     drain: Duration,
@@ -101,7 +100,7 @@ impl Report {
 impl Running {
     /// Ends in order: stops reading, lets running handlers end (up to the drain time), gives back what was
     /// not started, settles, closes. Runs to its end even if this future is dropped.
-    pub async fn shutdown(mut self) -> Report {
+    pub(crate) async fn shutdown(mut self) -> Report {
         let subscriptions = std::mem::take(&mut self.subscriptions);
         let (control, drain) = (self.control.clone(), self.drain);
         // A task of its own: dropping the caller's future must not cut the end short.
@@ -117,15 +116,14 @@ impl Running {
 
     /// Resolves when every subscription has come to the end it was given and everything before it is settled;
     /// never for subscriptions without one. Cancel safe.
-    pub async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         for desk in &*self.control.desks {
             desk.reached(Phase::Closing).await;
         }
     }
 
     /// Control from elsewhere.
-    #[must_use]
-    pub fn control(&self) -> Control {
+    pub(crate) fn control(&self) -> Control {
         self.control.clone()
     }
 }

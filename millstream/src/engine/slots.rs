@@ -174,7 +174,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
         match polled {
             Ok(Poll::Pending) => {}
             Ok(Poll::Ready(outcome)) => self.end(at, outcome, ended),
-            Err(panic) => self.end(at, Err(Failure::panic(panic_text(&*panic))), ended),
+            Err(panic) => self.end(at, Err(Failure::panic(&panic_text(&*panic))), ended),
         }
     }
 

@@ -394,9 +394,9 @@ impl Window {
         let Some(entry) = self.entries.get_mut(out.index as usize) else { return };
         let effects = entry.extra.as_mut().map(|e| std::mem::take(&mut e.effects)).unwrap_or_default();
         if effects.is_empty() {
-            self.complete(out.index, out.then.clone(), now);
+            self.complete(out.index, out.then, now);
             for other in &out.rest {
-                self.complete(*other, out.then.clone(), now);
+                self.complete(*other, out.then, now);
             }
         } else {
             self.settle_with(out.index, out.rest.clone(), Vec::new(), effects);

@@ -274,7 +274,7 @@ pub(crate) enum DedupStep {
 }
 
 /// How a message ends once what had to leave has left.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
     Ack,
     Release,
