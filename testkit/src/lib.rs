@@ -11,5 +11,6 @@
 pub mod conformance;
 pub mod invariants;
 pub mod ledger;
+pub mod planted;
 pub mod sim;
 pub mod writers;

@@ -322,6 +322,16 @@ pub struct SimSettler {
 }
 
 impl SimSettler {
+    /// Writes messages outside of any settlement: what no driver should do, for one that has this bug.
+    pub(crate) fn write_beside(&self, messages: Vec<Message>) {
+        self.client.shared.change(|state, config, now| {
+            for message in messages {
+                // A bug does not care whether it fits.
+                let _ = state.append(message, config, now);
+            }
+        });
+    }
+
     async fn settle_one(&self, settlement: Settlement) -> Settled {
         let Client { shared, topic, member, .. } = &*self.client;
         let (token, ending) = (settlement.token.id(), Ending::from(&settlement.verdict));

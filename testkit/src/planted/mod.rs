@@ -1,0 +1,204 @@
+//! Drivers with one bug each, to prove that the conformance suite can fail.
+//!
+//! A [`PlantedBroker`] is a [`SimBroker`] behind a reader and a writer that are right but for one [`Bug`]. Each
+//! bug was made by some driver somewhere, or is easily made. [`Bug::caught_by`] names the case that has to
+//! turn red; `tests/planted.rs` runs them all, and shows that the wrapper without a bug is green.
+
+mod reader;
+mod settler;
+mod writer;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytestring::ByteString;
+use millstream_core::{Connection, Message, TokenId};
+
+use crate::sim::{Shape, SimBroker};
+
+use reader::PlantedReader;
+use writer::PlantedWriter;
+
+/// What the parts of one planted driver know of each other: a bug often needs what it should not have.
+#[derive(Debug, Default)]
+struct Book {
+    /// The highest token delivered in each partition.
+    highest: HashMap<u32, TokenId>,
+    /// Messages delivered and not settled.
+    held: HashMap<TokenId, Message>,
+}
+
+type SharedBook = Arc<Mutex<Book>>;
+
+fn lock(book: &SharedBook) -> MutexGuard<'_, Book> {
+    book.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A simulated broker behind a driver with a bug.
+#[derive(Debug, Clone)]
+pub struct PlantedBroker {
+    sim: SimBroker,
+    bug: Option<Bug>,
+}
+
+impl PlantedBroker {
+    /// A driver with this bug, on a broker of the shape that shows it.
+    #[must_use]
+    pub fn new(bug: Bug) -> Self {
+        Self { bug: Some(bug), ..Self::sound(bug.shape()) }
+    }
+
+    /// The same driver without a bug.
+    #[must_use]
+    pub fn sound(shape: Shape) -> Self {
+        Self { sim: SimBroker::builder().shape(shape).max_message(2 << 20).build(), bug: None }
+    }
+
+    /// Connects.
+    #[must_use]
+    pub fn connection(&self) -> Connection {
+        Connection::new(
+            PlantedReader::new(self.sim.reader(), self.bug),
+            PlantedWriter::new(self.sim.writer(), self.bug),
+        )
+        .with_admin(self.sim.admin())
+    }
+}
+
+/// Defines the bugs: each with the shape that shows it and the case that catches it.
+macro_rules! bugs {
+    ($($(#[doc = $doc:literal])+ $name:ident: $shape:expr => $case:literal,)+) => {
+        /// A bug that a driver can have.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Bug {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Bug {
+            /// Every bug.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The shape of broker that shows it.
+            #[must_use]
+            pub fn shape(self) -> Shape {
+                match self {
+                    $(Self::$name => $shape,)+
+                }
+            }
+
+            /// The case of the conformance suite that must turn red.
+            #[must_use]
+            pub fn caught_by(self) -> &'static str {
+                match self {
+                    $(Self::$name => $case,)+
+                }
+            }
+
+            /// Its name.
+            #[must_use]
+            pub fn name(self) -> ByteString {
+                match self {
+                    $(Self::$name => ByteString::from_static(stringify!($name)),)+
+                }
+            }
+        }
+    };
+}
+
+const LOG: Shape = Shape::WholeLog;
+const PARTITIONED: Shape = Shape::Partitioned { partitions: 4 };
+
+bugs! {
+    /// Acknowledges when it delivers.
+    AcksOnDelivery: LOG => "lifecycle::a_member_that_vanishes_mid_batch_loses_nothing",
+    /// Acknowledges what is unsettled when it is dropped.
+    AcksOnDrop: LOG => "lifecycle::members_that_come_and_go_lose_nothing",
+    /// Says that an acknowledgement is done, and keeps it to itself.
+    ForgetsAcks: LOG => "lifecycle::what_was_acknowledged_stays_acknowledged",
+    /// Commits everything it delivered when one message is acknowledged.
+    CommitsPastAGap: PARTITIONED => "partitions::committing_one_commits_all_before_it_and_none_behind",
+    /// Delivers some messages twice.
+    DeliversTwice: LOG => "delivery::no_message_comes_twice_without_a_fault",
+    /// Takes messages into a local variable, and awaits once more before it hands them over.
+    DropsOnCancelledRead: LOG => "cancel::a_read_dropped_at_any_poll_loses_nothing",
+    /// Says done for the token of a lease that is over.
+    StaleTokensAreDone: Shape::standard_queue() => "leases::a_stale_token_is_lost",
+    /// Says done for the token of a partition that was let go.
+    OldEpochsAreDone: PARTITIONED => "partitions::tokens_of_an_old_assignment_are_lost",
+    /// Says that leases are extended, and does nothing.
+    ExtendsNothing: Shape::standard_queue() => "leases::an_extended_lease_lasts",
+    /// Delivers a batch back to front.
+    ReordersAKey: LOG => "order::a_keys_messages_come_in_order_to_many_members",
+    /// Gives a key to several members.
+    SharesAKey: Shape::standard_queue() => "order::a_key_is_with_one_member_at_a_time",
+    /// Retries by publishing anew and acknowledging: behind its successors.
+    RetryLosesItsPlace: LOG => "order::a_retried_message_keeps_its_place",
+    /// Delivers at once what asked to wait.
+    RetryDoesNotWait: LOG => "settling::a_retry_waits_as_long_as_asked",
+    /// Applies the first verdict of a batch to all of it.
+    OneVerdictForAll: LOG => "settling::only_what_is_given_back_comes_again",
+    /// Always says that it is the first delivery.
+    CountsNothing: LOG => "settling::deliveries_are_counted",
+    /// Parks by retrying: the note is gone.
+    ParksWithoutNote: LOG => "settling::a_parked_message_outlives_its_member",
+    /// Parks by publishing anew with a delay: its key is not held.
+    ParksByRepublishing: LOG => "settling::a_parked_key_comes_in_order_when_its_head_is_due",
+    /// Acknowledges a dead letter without storing it.
+    DropsDeadLetters: LOG => "settling::a_dead_letter_is_stored_and_its_source_acknowledged",
+    /// Writes what is emitted, also if the verdict is refused.
+    EmitsAnyway: LOG => "settling::emitted_messages_commit_with_the_verdict",
+    /// Each member reads everything.
+    DeliversToEachMember: LOG => "groups::no_message_is_with_two_members_at_once",
+    /// Lets others read beside an exclusive member.
+    IgnoresExclusivity: LOG => "lifecycle::an_exclusive_member_has_company_only_after_it_left",
+    /// Starts each new group at the end.
+    NewGroupsSkipOldMessages: LOG => "groups::a_new_group_at_earliest_gets_what_was_there_before",
+    /// Starts at the end, also a group that has progress.
+    StartBeatsProgress: LOG => "groups::progress_counts_more_than_the_start",
+    /// Never comes to the end that was asked for.
+    NeverEnds: LOG => "groups::a_group_reads_to_the_end_that_it_asked_for",
+    /// Brings as much as there is, whatever was asked for.
+    IgnoresLimits: LOG => "delivery::a_read_keeps_to_its_limits",
+    /// Brings messages when none were asked for.
+    DeliversWhileDraining: LOG => "delivery::nothing_is_delivered_while_draining",
+    /// Fails for good at a message without an id.
+    StopsAtForeignMessages: LOG => "delivery::a_message_without_id_or_type_is_delivered",
+    /// Fetches ahead, and keeps what it fetched when it is closed.
+    LeaksWhatItFetched: Shape::standard_queue() =>
+        "lifecycle::closing_gives_back_what_was_fetched_and_not_yielded",
+    /// Takes arguments it does not know.
+    TakesAnyArgument: LOG => "lifecycle::an_unknown_argument_is_refused",
+    /// Gives partitions away without waiting for the answer.
+    DoesNotWaitForTheAnswer: PARTITIONED => "partitions::a_partition_is_handed_over_without_loss_or_duplicate",
+    /// Goes on reading what is paused.
+    IgnoresPause: PARTITIONED => "partitions::a_paused_partition_yields_nothing_and_loses_nothing",
+    /// Keeps no marks, though it says so.
+    ForgetsMarks: PARTITIONED => "partitions::a_mark_comes_back_with_the_assignment",
+    /// Tells of no assignment.
+    TellsNoAssignment: PARTITIONED => "partitions::an_assignment_comes_before_its_messages",
+    /// Loses the last message of a batch.
+    LosesTheTailOfABatch: LOG => "delivery::one_batch_arrives_whole",
+    /// Writes a whole batch to the topic of its first message.
+    MixesTopics: LOG => "delivery::topics_are_apart",
+    /// Says that failed entries were written.
+    FailedIsWritten: LOG => "writing::a_report_speaks_of_each_message",
+    /// Delivers delayed messages at once.
+    DeliversEarly: LOG => "writing::a_delayed_message_is_not_early_and_not_lost",
+    /// Throws away what is buffered when it is closed, having promised it.
+    CloseLosesTheBuffer: LOG => "writing::closing_waits_for_what_was_handed_over",
+    /// Takes writes after it was closed.
+    WritesAfterClose: LOG => "writing::a_closed_writer_refuses_and_closes_again",
+    /// Turns absent payloads into empty ones.
+    NullBecomesEmpty: LOG => "delivery::hostile_bytes_survive",
+    /// Turns header names to lower case.
+    LowersHeaderNames: LOG => "delivery::hostile_bytes_survive",
+    /// Cuts white space off header values.
+    TrimsHeaderValues: LOG => "delivery::hostile_bytes_survive",
+    /// Keeps 64 KiB of a payload.
+    TruncatesPayloads: LOG => "delivery::hostile_bytes_survive",
+    /// Keeps one of several headers of a name.
+    MergesHeaders: LOG => "delivery::hostile_bytes_survive",
+    /// Keeps keys that are text.
+    KeysAreText: LOG => "delivery::hostile_bytes_survive",
+}
