@@ -56,6 +56,11 @@ impl Parse for HeaderPair {
             let ident = input.call(Ident::parse_any)?;
             LitStr::new(&ident.unraw().to_string(), ident.span())
         };
+        if input.is_empty() || input.peek(Token![,]) {
+            // A name alone is the field of that name.
+            let field: Path = name.parse()?;
+            return Ok(Self { name, value: Expr::Path(syn::parse_quote!(#field)) });
+        }
         input.parse::<Token![=]>()?;
         Ok(Self { name, value: input.parse()? })
     }
@@ -248,7 +253,7 @@ fn field(input: &DeriveInput, name: &str, span: Span) -> Result<Member> {
         ));
     };
     let found = data.fields.members().find(|member| match member {
-        Member::Named(ident) => ident.unraw() == name,
+        Member::Named(ident) => ident.unraw() == name.trim_start_matches("r#"),
         Member::Unnamed(index) => index.index.to_string() == name,
     });
     found.ok_or_else(|| {

@@ -56,7 +56,7 @@ pub use units::Units;
 /// What most programs use, to be imported whole.
 pub mod prelude {
     pub use crate::{
-        Attempt, Batch, Bus, EmbeddedDedupStore, Event, Failure, Headers, Key, Message, Outcome, Publisher, Retry,
-        State, Subscribe, Units,
+        Attempt, Batch, Bus, EmbeddedDedupStore, Event, Failure, Headers, Key, Message, Outcome, Publisher,
+        Retry, State, Subscribe, Units,
     };
 }

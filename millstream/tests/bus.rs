@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use common::{UserCreated, ada, memory_bus, until};
 use millstream::{
-    Attempt, Batch, Bus, Bytes, Context, Deliveries, Drivers, ErrorKind, Extension, Failure, FromContext, FromRef,
-    Handler, Headers, Key, Layer, Message, MessageId, Origin, Outcome, Position, PublishOptions, Publisher, Retry,
-    State, Subscribe, Topic, Units, names,
+    Attempt, Batch, Bus, Bytes, Context, Deliveries, Drivers, ErrorKind, Extension, Failure, FromContext,
+    FromRef, Handler, Headers, Key, Layer, Message, MessageId, Origin, Outcome, Position, PublishOptions,
+    Publisher, Retry, State, Subscribe, Topic, Units, names,
 };
 
 /// What handlers saw.
@@ -135,16 +135,11 @@ async fn a_batch_handler_gets_several_in_order() {
     }
     let seen = Seen::default();
     let bus = memory_bus().await;
-    let users: Vec<_> = (0..3)
-        .map(|i| UserCreated { user_id: "1".into(), display_name: i.to_string() })
-        .collect();
+    let users: Vec<_> =
+        (0..3).map(|i| UserCreated { user_id: "1".into(), display_name: i.to_string() }).collect();
     bus.publish_all(&users).await.unwrap().into_result().unwrap();
-    let running = bus
-        .with_state(seen.clone())
-        .subscribe(store.group("db").batch(10, 50.ms()))
-        .start()
-        .await
-        .unwrap();
+    let running =
+        bus.with_state(seen.clone()).subscribe(store.group("db").batch(10, 50.ms())).start().await.unwrap();
     until(|| seen.all().iter().map(|s| s.split(',').count()).sum::<usize>() == 3).await;
     assert_eq!(seen.all().join(","), "0,1,2");
     running.shutdown().await;
@@ -302,7 +297,8 @@ async fn a_start_without_subscriptions_is_refused() {
 #[tokio::test]
 async fn two_equal_subscriptions_are_refused_with_topic_and_group() {
     let bus = memory_bus().await.with_state(Seen::default());
-    let error = bus.subscribe(welcome.group("mail")).subscribe(welcome.group("mail")).start().await.unwrap_err();
+    let error =
+        bus.subscribe(welcome.group("mail")).subscribe(welcome.group("mail")).start().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert_eq!(error.context().topic.as_deref(), Some("user.created"));
     assert_eq!(error.context().group.as_deref(), Some("mail"));
@@ -311,7 +307,10 @@ async fn two_equal_subscriptions_are_refused_with_topic_and_group() {
 #[tokio::test]
 async fn another_name_makes_two_subscriptions_of_one_handler() {
     let bus = memory_bus().await.with_state(Seen::default());
-    bus.try_subscribe(welcome.group("mail")).unwrap().try_subscribe(welcome.group("mail").named("other")).unwrap();
+    bus.try_subscribe(welcome.group("mail"))
+        .unwrap()
+        .try_subscribe(welcome.group("mail").named("other"))
+        .unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{UserCreated, ada, memory_bus, until};
-use millstream::{Bus, DeadLetters, EmbeddedDedupStore, Failure, Outcome, PublishOptions, Running, State, Subscribe, names};
+use millstream::{
+    Bus, DeadLetters, EmbeddedDedupStore, Failure, Outcome, PublishOptions, Running, State, Subscribe, names,
+};
 
 #[derive(Clone, Default)]
 struct Database {
@@ -14,7 +16,11 @@ struct Database {
 }
 
 async fn store(_: UserCreated, State(database): State<Database>) -> Outcome {
-    if database.up.load(Ordering::Relaxed) { Ok(()) } else { Err(Failure::unrecoverable("the table is gone")) }
+    if database.up.load(Ordering::Relaxed) {
+        Ok(())
+    } else {
+        Err(Failure::unrecoverable("the table is gone"))
+    }
 }
 
 async fn bystander(_: UserCreated) {}

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{Plan, Recorder, UserCreated, ada};
 use millstream::{
-    Codecs, Error, ErrorKind, Event, EventRegistry, Headers, IdFactory, Limits, Message, PublishOptions, Scheduler,
-    WriteOutcome, event, names,
+    Codecs, Error, ErrorKind, Event, EventRegistry, Headers, IdFactory, Limits, Message, PublishOptions,
+    Scheduler, WriteOutcome, event, names,
 };
 
 #[derive(Event, serde::Serialize, serde::Deserialize)]
@@ -102,10 +102,8 @@ async fn bad_topics_are_refused_and_nothing_is_written() {
         assert_eq!(error.kind(), kind);
         assert!(error.context().fix.is_some(), "{error}");
     }
-    let error = publisher
-        .publish_messages([Message::new("fine", "x"), Message::new("", "x")])
-        .await
-        .unwrap_err();
+    let error =
+        publisher.publish_messages([Message::new("fine", "x"), Message::new("", "x")]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::EmptyMessage);
     assert!(writer.written().is_empty());
 }
@@ -210,10 +208,9 @@ async fn behind_a_failure_that_cannot_be_retried_the_rest_is_sent() {
 
 #[tokio::test]
 async fn a_part_that_fails_whole_is_told_beside_those_written() {
-    let writer = Recorder::new().with(|can| can.max_batch = 2).then(Plan::Each(vec![
-        WriteOutcome::Written(None),
-        WriteOutcome::Written(None),
-    ]));
+    let writer = Recorder::new()
+        .with(|can| can.max_batch = 2)
+        .then(Plan::Each(vec![WriteOutcome::Written(None), WriteOutcome::Written(None)]));
     let writer = writer.then(Plan::Whole(Error::new(ErrorKind::Unavailable, "gone")));
     let report = writer.publisher().publish_all(&vec![ada(); 5]).await.unwrap();
     let written: Vec<_> = report.into_outcomes().iter().map(WriteOutcome::is_written).collect();
@@ -231,7 +228,8 @@ async fn a_batch_of_which_nothing_was_written_is_an_error() {
 
 #[tokio::test]
 async fn an_unknown_outcome_is_an_error_and_the_same_message_can_be_sent_again() {
-    let writer = Recorder::new().then(Plan::Each(vec![WriteOutcome::Unknown(Error::new(ErrorKind::Unknown, "?"))]));
+    let writer =
+        Recorder::new().then(Plan::Each(vec![WriteOutcome::Unknown(Error::new(ErrorKind::Unknown, "?"))]));
     let publisher = writer.publisher();
     let message = publisher.message(&ada()).unwrap();
     let error = publisher.publish_message(message.clone()).await.unwrap_err();
@@ -326,9 +324,8 @@ async fn what_fails_to_encode_leaves_nothing_in_the_next_message() {
 async fn messages_of_all_sizes_come_out_as_they_went_in() {
     let writer = Recorder::new();
     let publisher = writer.publisher();
-    let users: Vec<_> = (0..200)
-        .map(|i| UserCreated { user_id: i.to_string(), display_name: "x".repeat(i * 17) })
-        .collect();
+    let users: Vec<_> =
+        (0..200).map(|i| UserCreated { user_id: i.to_string(), display_name: "x".repeat(i * 17) }).collect();
     for user in &users {
         publisher.publish(user).await.unwrap();
     }

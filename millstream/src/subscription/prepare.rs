@@ -11,7 +11,7 @@ use super::{Options, Subscription};
 use crate::EventRegistry;
 use crate::engine::{Work, work};
 use crate::handler::{Args, FromDelivery, FunctionHandler, IntoOutcome, Shape};
-use crate::layer::Layer;
+use crate::layer::{Identity, Layer};
 use crate::policy::Batching;
 
 /// What can be subscribed on a bus whose state is `S`: a handler function, or a [`Subscription`] of one.
@@ -28,10 +28,6 @@ pub trait Subscribable<S, A, M>: Sized {
     #[doc(hidden)]
     fn prepare(self, state: S) -> Prepared;
 }
-
-/// Marks a bare function: without it the compiler could not tell it from a subscription.
-#[derive(Debug)]
-pub enum Bare {}
 
 /// A handler without its type, and what its type said.
 #[doc(hidden)]
@@ -65,20 +61,20 @@ impl Prepared {
     }
 }
 
-impl<F, A, L, S, M, O> Subscribable<S, A, (M, O)> for Subscription<F, A, L>
+impl<X, S, A, K, M, O> Subscribable<S, A, (K, M, O)> for X
 where
-    F: Shape<A>,
-    F::Future: Send,
-    <F::Future as Future>::Output: IntoOutcome<O>,
+    X: IntoSubscription<A, K>,
+    <X::Function as Shape<A>>::Future: Send,
+    <<X::Function as Shape<A>>::Future as Future>::Output: IntoOutcome<O>,
     A: Args<S, M>,
-    L: Layer<FunctionHandler<F, A, S, M, O>>,
+    X::Layers: Layer<FunctionHandler<X::Function, A, S, M, O>>,
 {
     fn prepare(self, state: S) -> Prepared {
-        let handler = self.layers.layer(FunctionHandler::new(self.function, state));
+        let Subscription { function, layers, options, .. } = self.into_subscription();
         Prepared {
-            name: self.options.name.clone().unwrap_or_else(|| function_name(type_name::<F>()).into()),
-            options: self.options,
-            work: work(handler),
+            name: options.name.clone().unwrap_or_else(|| function_name(type_name::<X::Function>()).into()),
+            options,
+            work: work(layers.layer(FunctionHandler::new(function, state))),
             own_topic: A::First::own_topic,
             register: A::First::register,
             takes_batches: A::First::BATCH,
@@ -86,16 +82,42 @@ where
     }
 }
 
-impl<F, A, S, M, O> Subscribable<S, A, (Bare, M, O)> for F
-where
-    F: Shape<A>,
-    F::Future: Send,
-    <F::Future as Future>::Output: IntoOutcome<O>,
-    A: Args<S, M>,
-    crate::layer::Identity: Layer<FunctionHandler<F, A, S, M, O>>,
-{
-    fn prepare(self, state: S) -> Prepared {
-        Subscription::new(self).prepare(state)
+/// A function or a subscription of one. `K` marks which.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an async function of 1 to 8 arguments that returns an `Outcome`",
+    label = "not a handler",
+    note = "write `async fn name(event: YourEvent, …) -> Outcome`; shared state comes in as `State(x): State<X>`"
+)]
+pub trait IntoSubscription<A, K> {
+    /// The function.
+    type Function: Shape<A>;
+    /// Its layers.
+    type Layers;
+    /// As a subscription.
+    fn into_subscription(self) -> Subscription<Self::Function, A, Self::Layers>;
+}
+
+/// Marks a subscription.
+#[derive(Debug)]
+pub enum Whole {}
+
+/// Marks a bare function.
+#[derive(Debug)]
+pub enum Bare {}
+
+impl<F: Shape<A>, A, L> IntoSubscription<A, Whole> for Subscription<F, A, L> {
+    type Function = F;
+    type Layers = L;
+    fn into_subscription(self) -> Self {
+        self
+    }
+}
+
+impl<F: Shape<A>, A> IntoSubscription<A, Bare> for F {
+    type Function = F;
+    type Layers = Identity;
+    fn into_subscription(self) -> Subscription<F, A> {
+        Subscription::new(self)
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use millstream::core::{Durability, WriterCapabilities};
 use millstream::{
-    Bus, Error, ErrorKind, Event, EventRegistry, Message, Publisher, Result, WriteOutcome, WriteReport, Writer,
+    Bus, Error, ErrorKind, Event, EventRegistry, Message, Publisher, Result, WriteOutcome, WriteReport,
+    Writer,
 };
 use serde::{Deserialize, Serialize};
 

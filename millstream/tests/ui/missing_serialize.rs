@@ -1,0 +1,7 @@
+#[derive(millstream::Event)]
+#[event(topic = "t")]
+struct Bare {
+    id: String,
+}
+
+fn main() {}
