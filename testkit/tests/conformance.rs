@@ -1,6 +1,7 @@
 //! The conformance suite on every shape of the simulated broker, and on the memory driver.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use millstream_core::{BoxFuture, Connection, Result};
 use millstream_memory::MemoryBroker;
@@ -10,6 +11,8 @@ use millstream_testkit::sim::{Shape, SimBroker};
 enum Broker {
     Sim(SimBroker),
     Memory(MemoryBroker),
+    /// In real time, on several threads.
+    MemoryOnThreads(MemoryBroker),
 }
 
 impl Harness for Broker {
@@ -17,14 +20,25 @@ impl Harness for Broker {
         Box::pin(async {
             Ok(match self {
                 Self::Sim(broker) => broker.connection(),
-                Self::Memory(broker) => broker.connection(),
+                Self::Memory(broker) | Self::MemoryOnThreads(broker) => broker.connection(),
             })
         })
     }
 
     fn scale(&self) -> Scale {
-        Scale::paused()
+        match self {
+            Self::Sim(_) | Self::Memory(_) => Scale::paused(),
+            Self::MemoryOnThreads(_) => {
+                let mut scale = Scale::default();
+                scale.quiet = Duration::from_millis(40);
+                scale
+            }
+        }
     }
+}
+
+fn memory() -> MemoryBroker {
+    MemoryBroker::builder().bytes(32 << 20).build()
 }
 
 fn sim(shape: Shape) -> Broker {
@@ -38,6 +52,7 @@ fn main() -> ExitCode {
         ("standard-queue", || sim(Shape::standard_queue())),
         ("fifo-queue", || sim(Shape::fifo_queue())),
         ("partitioned", || sim(Shape::Partitioned { partitions: 4 })),
-        ("memory", || Broker::Memory(MemoryBroker::builder().bytes(32 << 20).build())),
+        ("memory", || Broker::Memory(memory())),
+        ("memory-on-threads", || Broker::MemoryOnThreads(memory())),
     ])
 }

@@ -133,7 +133,7 @@ pub struct Counts {
 /// Violations of one invariant that are kept; more are only counted.
 const KEPT: u64 = 1_000;
 /// Violations of one invariant that are printed.
-const SHOWN: usize = 10;
+const SHOWN: usize = 5;
 
 /// What a check found.
 #[derive(Debug, Clone)]

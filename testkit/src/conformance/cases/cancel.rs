@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use millstream_core::ReadLimits;
 
-use super::super::member::{Event, Member, PLENTY};
-use super::super::{Case, Checked, World};
 use super::{always, case};
+use crate::conformance::member::{Event, Member, PLENTY};
+use crate::conformance::{Case, Checked, World};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![

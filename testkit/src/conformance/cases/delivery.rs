@@ -6,10 +6,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use millstream_core::{Bytes, Message, OpenRequest, ReadLimits};
 use tokio::task::JoinSet;
 
-use super::super::corpus::hostile;
-use super::super::member::{Event, PLENTY, share};
-use super::super::{Case, Checked, Failure, World, ensure};
 use super::{always, case};
+use crate::conformance::corpus::hostile;
+use crate::conformance::member::{Event, PLENTY, share};
+use crate::conformance::{Case, Checked, Failure, World, ensure};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![

@@ -2,9 +2,9 @@
 
 use millstream_core::{Capabilities, End, OpenRequest, Read, ReadLimits, Start, WriterCapabilities};
 
-use super::super::member::{Event, Member, PLENTY, share};
-use super::super::{Case, Checked, Failure, Need, World, ensure};
 use super::{browsing, case, groups, need};
+use crate::conformance::member::{Event, Member, PLENTY, share};
+use crate::conformance::{Case, Checked, Failure, Need, World, ensure};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![

@@ -2,9 +2,9 @@
 
 use millstream_core::{Settled, Verdict};
 
-use super::super::member::PLENTY;
-use super::super::{Case, Checked, Failure, World, ensure};
 use super::{case, leased};
+use crate::conformance::member::PLENTY;
+use crate::conformance::{Case, Checked, Failure, World, ensure};
 use crate::ledger::Record;
 
 pub(super) fn cases() -> Vec<Case> {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use millstream_core::{ErrorKind, Exclusivity, OpenRequest};
 use tokio::task::JoinSet;
 
-use super::super::member::share;
-use super::super::{Case, Checked, Failure, World, ensure};
 use super::{always, case, groups};
+use crate::conformance::member::share;
+use crate::conformance::{Case, Checked, Failure, World, ensure};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![

@@ -4,9 +4,9 @@ use millstream_core::{
     Capabilities, Exclusivity, OpenRequest, Order, SettleMode, Verdict, WriterCapabilities,
 };
 
-use super::super::member::share;
-use super::super::{Case, Checked, Need, World, ensure};
 use super::{case, need};
+use crate::conformance::member::share;
+use crate::conformance::{Case, Checked, Need, World, ensure};
 use crate::invariants::Promised;
 
 pub(super) fn cases() -> Vec<Case> {

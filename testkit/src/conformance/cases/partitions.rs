@@ -8,9 +8,9 @@ use millstream_core::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::super::member::{Event, Member, PLENTY};
-use super::super::{Case, Checked, Failure, Need, World, ensure};
 use super::{case, need, partitioned};
+use crate::conformance::member::{Event, Member, PLENTY};
+use crate::conformance::{Case, Checked, Failure, Need, World, ensure};
 use crate::ledger::Record;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -206,7 +206,7 @@ async fn a_partition_is_handed_over_without_loss_or_duplicate(world: World) -> C
         failed = handing => { let () = failed?; Vec::new() }
     };
     ensure!(!news.is_empty(), "the second member was assigned nothing");
-    super::super::member::share(vec![first, second], count - count / 2).await?;
+    crate::conformance::member::share(vec![first, second], count - count / 2).await?;
     world.verify(world.rules())
 }
 
@@ -236,7 +236,7 @@ async fn tokens_of_an_old_assignment_are_lost(world: World) -> Checked {
     let lost = outcomes.iter().all(|o| matches!(o, Settled::Lost));
     ensure!(lost, "tokens of partitions that were let go settled as {outcomes:?}");
     first.handle(ours).await?;
-    super::super::member::share(vec![first, second], left).await?;
+    crate::conformance::member::share(vec![first, second], left).await?;
     world.verify(world.rules())
 }
 

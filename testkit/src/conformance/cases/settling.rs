@@ -7,9 +7,9 @@ use millstream_core::{
     names,
 };
 
-use super::super::member::Member;
-use super::super::{Case, Checked, Failure, Need, World, ensure};
 use super::{case, individual, need};
+use crate::conformance::member::Member;
+use crate::conformance::{Case, Checked, Failure, Need, World, ensure};
 use crate::ledger::Ending;
 
 pub(super) fn cases() -> Vec<Case> {

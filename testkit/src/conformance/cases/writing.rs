@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use millstream_core::{Capabilities, ErrorKind, Message, OpenRequest, WriteOutcome, WriterCapabilities};
 
-use super::super::{Case, Checked, Failure, Need, World, ensure};
 use super::{always, case, need};
+use crate::conformance::{Case, Checked, Failure, Need, World, ensure};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
