@@ -56,6 +56,7 @@ impl Pump {
         let mut wanted = self.park_wanted();
         let mut backoff = Backoff::default();
         let mut not_before: Option<Instant> = None;
+        let mut full_since: Option<Instant> = None;
         let mut at_end = false;
         let mut closed = false;
         let mut failed = false;
@@ -91,7 +92,8 @@ impl Pump {
                 desk.ended.store(at_end, Ordering::Release);
                 break;
             }
-            let tick = (standstill && self.input == Input::Main).then(|| now + STANDSTILL);
+            full_since = full_since.filter(|_| standstill).or(standstill.then_some(now));
+            let tick = full_since.filter(|_| self.input == Input::Main).map(|since| since + STANDSTILL);
             let wake = [timer, tick, not_before, revoking.iter().map(|r| r.deadline).min()];
             let reads = not_before.is_none() && !at_end && !failed;
             let mut phases = desk.phases();
@@ -139,6 +141,7 @@ impl Pump {
                     not_before = not_before.filter(|at| *at > now);
                     if tick.is_some_and(|at| at <= now) {
                         desk.with(now, |window| window.relieve(now));
+                        full_since = Some(now);
                     }
                 }
             }

@@ -10,15 +10,22 @@ use super::faults::Place;
 
 pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
     let mut wanted = Vec::new();
+    let mut outworn = Vec::new();
     loop {
         let now = Instant::now();
-        desk.with(now, |window| window.take_reserving(&mut wanted));
+        desk.with(now, |window| window.take_reserving(&mut wanted, &mut outworn));
         if wanted.is_empty() {
             tokio::select! {
                 () = desk.reserver_bell.notified() => {}
                 () = desk.reached(Phase::Aborted) => return,
             }
             continue;
+        }
+        if !outworn.is_empty()
+            && let Err(error) = store.release(std::mem::take(&mut outworn)).await
+        {
+            // Their leases free them: until then their own messages find them busy.
+            tracing::warn!(topic = %desk.info.topic, %error, "reservations could not be released");
         }
         let (places, keys): (Vec<_>, Vec<_>) = wanted.drain(..).unzip();
         match store.reserve(keys, desk.policy.dedup_lease).await {

@@ -407,3 +407,35 @@ async fn on_several_threads_every_message_is_handled_once_and_in_order() {
     assert_eq!(log.distinct(), 20_000);
     log.assert_ordered();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_key_with_a_long_backlog_keeps_no_other_out() {
+    let connection = memory();
+    let log = Log::default();
+    let begun = Instant::now();
+    let l = log.clone();
+    let policy = Policy { max_in_flight: 64, concurrency: 8, ..quick() };
+    let running = run(&connection, policy, move |m, _| {
+        let l = l.clone();
+        async move {
+            if m.key.as_deref() == Some(b"k0") {
+                sleep(Duration::from_secs(1)).await;
+            }
+            l.add(&m);
+            Ok(())
+        }
+    })
+    .await;
+    // Three hundred messages of one slow key in front of a hundred of others.
+    let hot = numbered(300, 1);
+    let others = (300..400).map(|i| Message::new("t", "x").with_id(i.to_string()).with_key(format!("c{i}")));
+    publish(&connection, hot.chain(others)).await;
+    until(|| log.numbers().iter().filter(|n| **n >= 300).count() == 100).await;
+    let waited = begun.elapsed();
+    until(|| log.len() == 400).await;
+    println!("the others were done after {waited:?}, the slow key after {:?}", begun.elapsed());
+    assert!(waited < Duration::from_secs(30), "the others waited {waited:?}");
+    log.assert_ordered();
+    assert_eq!(log.distinct(), 400);
+    assert!(running.shutdown().await.is_clean());
+}

@@ -46,7 +46,7 @@ impl Window {
             if self.ready.is_empty() || !self.batch_is_due(now) {
                 return;
             }
-            let Some(job) = self.take_batch(batching.max) else { return };
+            let Some(job) = self.take_batch(batching.max, now) else { return };
             jobs.push(job);
             self.batch.due = (!self.ready.is_empty()).then(|| now + batching.within);
         }
@@ -54,7 +54,7 @@ impl Window {
 
     /// The messages that are ready, each followed by those behind it in its lane: order is kept inside the
     /// batch, and the lane is in no other batch.
-    fn take_batch(&mut self, max: usize) -> Option<Job> {
+    fn take_batch(&mut self, max: usize, now: Instant) -> Option<Job> {
         let mut taken = Vec::new();
         while taken.len() < max {
             let Some(index) = self.ready.pop_front() else { break };
@@ -63,14 +63,14 @@ impl Window {
                 self.ready.push_front(index);
                 break;
             }
-            let Some(item) = self.start(index) else { continue };
+            let Some(item) = self.start(index, now) else { continue };
             let mut next = self.entries[index as usize].next;
             taken.push((index, item));
             if alone {
                 break;
             }
             while next != NONE && taken.len() < max {
-                let Some((item, after)) = self.start_behind(next) else { break };
+                let Some((item, after)) = self.start_behind(next, now) else { break };
                 taken.push((next, item));
                 next = after;
             }
@@ -82,7 +82,7 @@ impl Window {
         Some(Job { index, item, rest: taken.collect() })
     }
 
-    fn start_behind(&mut self, index: Index) -> Option<(Box<crate::context::Item>, Index)> {
+    fn start_behind(&mut self, index: Index, now: Instant) -> Option<(Box<crate::context::Item>, Index)> {
         let dedup = self.rules.policy.dedup.is_some();
         let entry = self.entries.get(index as usize)?;
         // One that still has to ask the store, to wait or to run alone ends the lane's part.
@@ -98,6 +98,6 @@ impl Window {
         let entry = self.entries.get_mut(index as usize)?;
         entry.stage = Stage::Ready;
         let next = entry.next;
-        self.start(index).map(|item| (item, next))
+        self.start(index, now).map(|item| (item, next))
     }
 }

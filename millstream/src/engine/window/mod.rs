@@ -167,6 +167,8 @@ struct Entry {
     marked: bool,
     history: Option<Box<History>>,
     reservation: Option<Reservation>,
+    /// When that was made.
+    reserved_at: Option<Instant>,
     extra: Option<Box<Extra>>,
 }
 
@@ -320,6 +322,8 @@ pub(crate) struct Window {
     lanes: Lanes,
     ready: VecDeque<Index>,
     reserving: Vec<Index>,
+    /// Reservations that are too old to run on, to be released before they are asked for again.
+    outworn: Vec<Reservation>,
     timers: BinaryHeap<Reverse<(Instant, Index, u32)>>,
     stamp: u32,
     running: usize,
@@ -357,6 +361,7 @@ impl Window {
             lanes: Lanes::new(rules.seed),
             ready: VecDeque::new(),
             reserving: Vec::new(),
+            outworn: Vec::new(),
             timers: BinaryHeap::new(),
             stamp: 0,
             running: 0,
@@ -561,6 +566,7 @@ impl Window {
             marked: false,
             history: None,
             reservation: None,
+            reserved_at: None,
             extra: None,
         };
         if let Some(note) = &parked {
@@ -740,8 +746,13 @@ impl Window {
 
     // ---- Deduplication -----------------------------------------------------------------------------------
 
-    /// What wants a reservation: its index and its key.
-    pub(crate) fn take_reserving(&mut self, into: &mut Vec<(Index, millstream_core::DedupKey)>) {
+    /// What wants a reservation: its index and its key; and those to be released before.
+    pub(crate) fn take_reserving(
+        &mut self,
+        into: &mut Vec<(Index, millstream_core::DedupKey)>,
+        outworn: &mut Vec<Reservation>,
+    ) {
+        outworn.append(&mut self.outworn);
         let group = self.rules.group.clone().unwrap_or_default();
         for index in self.reserving.drain(..) {
             let Some(entry) = self.entries.get(index as usize).filter(|e| e.stage == Stage::Reserving) else {
@@ -762,7 +773,9 @@ impl Window {
                     drop(reservation);
                     return;
                 }
-                self.entries[index as usize].reservation = Some(reservation);
+                let entry = &mut self.entries[index as usize];
+                entry.reservation = Some(reservation);
+                entry.reserved_at = Some(now);
                 self.make_ready(index, now);
             }
             _ if stale => {}
@@ -815,7 +828,7 @@ impl Window {
         }
         while allowed > 0 {
             let Some(index) = self.ready.pop_front() else { break };
-            if let Some(item) = self.start(index) {
+            if let Some(item) = self.start(index, now) {
                 allowed -= 1;
                 jobs.push(Job { index, item, rest: Vec::new() });
             }
@@ -823,8 +836,16 @@ impl Window {
     }
 
     /// Starts an entry, unless it was taken away since it became ready.
-    fn start(&mut self, index: Index) -> Option<Box<Item>> {
+    fn start(&mut self, index: Index, now: Instant) -> Option<Box<Item>> {
+        let half = self.rules.policy.dedup_lease / 2;
         let entry = self.entries.get_mut(index as usize).filter(|e| e.stage == Stage::Ready)?;
+        if entry.reserved_at.is_some_and(|at| now.duration_since(at) > half) {
+            // It waited too long, for an outage or a pause: its lease might end while the handler runs.
+            entry.reserved_at = None;
+            self.outworn.extend(entry.reservation.take());
+            self.make_ready(index, now);
+            return None;
+        }
         let mut item = entry.item.take()?;
         item.attempt = entry.attempts + 1;
         entry.stage = Stage::Running;
