@@ -1,5 +1,6 @@
 //! The engine below the public API: on the memory driver and on the simulated broker in each of its shapes.
 
+mod duplicates;
 mod leases;
 mod memory;
 mod outcomes;
