@@ -215,7 +215,6 @@ impl TestBus {
     }
 
     /// What runs, for its health and counts.
-    #[must_use]
     pub fn running(&self) -> &Running {
         &self.running
     }
