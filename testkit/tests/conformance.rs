@@ -25,6 +25,15 @@ impl Harness for Broker {
         })
     }
 
+    fn restart(&self) -> Option<BoxFuture<'_, Result<()>>> {
+        // What the simulated broker keeps outlives its connections, as a server's disk does.
+        let Self::Sim(broker) = self else { return None };
+        Some(Box::pin(async {
+            broker.control().kill_all();
+            Ok(())
+        }))
+    }
+
     fn scale(&self) -> Scale {
         match self {
             Self::Sim(_) | Self::Memory(_) => Scale::paused(),

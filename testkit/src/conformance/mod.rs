@@ -159,25 +159,29 @@ pub fn all() -> Vec<Case> {
     cases::all()
 }
 
-/// Why a case failed.
+/// Why a case failed, or turned out not to apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure(String);
+struct Failure {
+    what: String,
+    not_applicable: Option<&'static str>,
+}
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+impl Failure {
+    /// The case does not apply, which shows only when it runs.
+    fn not_applicable(why: &'static str) -> Self {
+        Self { what: String::new(), not_applicable: Some(why) }
     }
 }
 
 impl From<String> for Failure {
     fn from(what: String) -> Self {
-        Self(what)
+        Self { what, not_applicable: None }
     }
 }
 
 impl From<millstream_core::Error> for Failure {
     fn from(error: millstream_core::Error) -> Self {
-        Self(format!("the driver gave an error where none was due: {error:?}"))
+        Self::from(format!("the driver gave an error where none was due: {error:?}"))
     }
 }
 

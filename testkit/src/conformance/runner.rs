@@ -110,7 +110,8 @@ fn run_case(case: &Case, harness: &Arc<dyn Harness>) -> Status {
         match limited.await {
             Ok(Ok(Need::Applies)) => Status::Passed,
             Ok(Ok(Need::NotApplicable(why))) => Status::NotApplicable(why),
-            Ok(Err(failure)) => Status::Failed(format!("{failure}\n    the rule: {}", case.contract)),
+            Ok(Err(Failure { not_applicable: Some(why), .. })) => Status::NotApplicable(why),
+            Ok(Err(failure)) => Status::Failed(format!("{}\n    the rule: {}", failure.what, case.contract)),
             Err(_) => Status::Failed(format!(
                 "it did not end within {:?}\n    the rule: {}",
                 scale.case, case.contract

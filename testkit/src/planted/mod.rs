@@ -1,7 +1,7 @@
 //! Drivers with one bug each, to prove that the conformance suite can fail.
 //!
 //! A [`PlantedBroker`] is a [`SimBroker`] behind a reader and a writer that are right but for one [`Bug`]. Each
-//! bug was made by some driver somewhere, or is easily made. [`Bug::caught_by`] names the case that has to
+//! bug was made by some driver somewhere, or is easily made. [`Bug::caught_by`] names the cases that have to
 //! turn red; `tests/planted.rs` runs them all, and shows that the wrapper without a bug is green.
 
 mod reader;
@@ -39,6 +39,7 @@ fn lock(book: &SharedBook) -> MutexGuard<'_, Book> {
 pub struct PlantedBroker {
     sim: SimBroker,
     bug: Option<Bug>,
+    graveyard: reader::Graveyard,
 }
 
 impl PlantedBroker {
@@ -51,23 +52,32 @@ impl PlantedBroker {
     /// The same driver without a bug.
     #[must_use]
     pub fn sound(shape: Shape) -> Self {
-        Self { sim: SimBroker::builder().shape(shape).max_message(2 << 20).build(), bug: None }
+        Self {
+            sim: SimBroker::builder().shape(shape).max_message(2 << 20).build(),
+            bug: None,
+            graveyard: reader::Graveyard::default(),
+        }
+    }
+
+    /// As a restart of the server: every connection is gone, what is kept durably is not.
+    pub fn restart(&self) {
+        self.sim.control().kill_all();
     }
 
     /// Connects.
     #[must_use]
     pub fn connection(&self) -> Connection {
         Connection::new(
-            PlantedReader::new(self.sim.reader(), self.bug),
+            PlantedReader::new(self.sim.reader(), self.bug, Arc::clone(&self.graveyard)),
             PlantedWriter::new(self.sim.writer(), self.bug),
         )
         .with_admin(self.sim.admin())
     }
 }
 
-/// Defines the bugs: each with the shape that shows it and the case that catches it.
+/// Defines the bugs: each with the shape that shows it and the cases that catch it.
 macro_rules! bugs {
-    ($($(#[doc = $doc:literal])+ $name:ident: $shape:expr => $case:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident: $shape:expr => $($case:literal)|+,)+) => {
         /// A bug that a driver can have.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
@@ -87,11 +97,11 @@ macro_rules! bugs {
                 }
             }
 
-            /// The case of the conformance suite that must turn red.
+            /// The cases of the conformance suite that must turn red, each on its own.
             #[must_use]
-            pub fn caught_by(self) -> &'static str {
+            pub fn caught_by(self) -> &'static [&'static str] {
                 match self {
-                    $(Self::$name => $case,)+
+                    $(Self::$name => &[$($case),+],)+
                 }
             }
 
@@ -111,7 +121,8 @@ const PARTITIONED: Shape = Shape::Partitioned { partitions: 4 };
 
 bugs! {
     /// Acknowledges when it delivers.
-    AcksOnDelivery: LOG => "lifecycle::a_member_that_vanishes_mid_batch_loses_nothing",
+    AcksOnDelivery: LOG => "lifecycle::a_member_that_vanishes_mid_batch_loses_nothing"
+        | "lifecycle::a_restart_of_the_server_loses_nothing",
     /// Acknowledges what is unsettled when it is dropped.
     AcksOnDrop: LOG => "lifecycle::members_that_come_and_go_lose_nothing",
     /// Says that an acknowledgement is done, and keeps it to itself.
@@ -121,7 +132,8 @@ bugs! {
     /// Delivers some messages twice.
     DeliversTwice: LOG => "delivery::no_message_comes_twice_without_a_fault",
     /// Takes messages into a local variable, and awaits once more before it hands them over.
-    DropsOnCancelledRead: LOG => "cancel::a_read_dropped_at_any_poll_loses_nothing",
+    DropsOnCancelledRead: LOG => "cancel::a_read_dropped_at_any_poll_loses_nothing"
+        | "cancel::reads_under_a_short_time_limit_lose_nothing",
     /// Says done for the token of a lease that is over.
     StaleTokensAreDone: Shape::standard_queue() => "leases::a_stale_token_is_lost",
     /// Says done for the token of a partition that was let go.
@@ -129,7 +141,8 @@ bugs! {
     /// Says that leases are extended, and does nothing.
     ExtendsNothing: Shape::standard_queue() => "leases::an_extended_lease_lasts",
     /// Delivers a batch back to front.
-    ReordersAKey: LOG => "order::a_keys_messages_come_in_order_to_many_members",
+    ReordersAKey: LOG => "order::a_keys_messages_come_in_order_to_many_members"
+        | "order::an_exclusive_member_gets_total_order",
     /// Gives a key to several members.
     SharesAKey: Shape::standard_queue() => "order::a_key_is_with_one_member_at_a_time",
     /// Retries by publishing anew and acknowledging: behind its successors.
@@ -149,7 +162,8 @@ bugs! {
     /// Writes what is emitted, also if the verdict is refused.
     EmitsAnyway: LOG => "settling::emitted_messages_commit_with_the_verdict",
     /// Each member reads everything.
-    DeliversToEachMember: LOG => "groups::no_message_is_with_two_members_at_once",
+    DeliversToEachMember: LOG => "groups::no_message_is_with_two_members_at_once"
+        | "delivery::many_writers_and_members_share_all_messages",
     /// Lets others read beside an exclusive member.
     IgnoresExclusivity: LOG => "lifecycle::an_exclusive_member_has_company_only_after_it_left",
     /// Starts each new group at the end.
@@ -157,7 +171,8 @@ bugs! {
     /// Starts at the end, also a group that has progress.
     StartBeatsProgress: LOG => "groups::progress_counts_more_than_the_start",
     /// Never comes to the end that was asked for.
-    NeverEnds: LOG => "groups::a_group_reads_to_the_end_that_it_asked_for",
+    NeverEnds: LOG => "groups::a_group_reads_to_the_end_that_it_asked_for"
+        | "groups::browsing_to_the_end_leaves_no_trace",
     /// Brings as much as there is, whatever was asked for.
     IgnoresLimits: LOG => "delivery::a_read_keeps_to_its_limits",
     /// Brings messages when none were asked for.
@@ -201,4 +216,35 @@ bugs! {
     MergesHeaders: LOG => "delivery::hostile_bytes_survive",
     /// Keeps keys that are text.
     KeysAreText: LOG => "delivery::hostile_bytes_survive",
+    /// Looks for messages every five seconds.
+    PollsRarely: LOG => "delivery::an_idle_member_gets_a_message_soon",
+    /// Starts at the oldest message, also if asked for what comes.
+    LatestIsEarliest: LOG => "groups::a_new_group_at_latest_gets_only_what_comes",
+    /// Starts behind the position that was asked for.
+    PositionIsOffByOne: LOG => "groups::browsing_from_a_position_starts_there",
+    /// Lets all groups share one progress.
+    GroupsAreOne: LOG => "groups::each_group_gets_every_message",
+    /// Takes the success of a batch for that of its last entry.
+    TheLastOfABatchIsNotSettled: Shape::standard_queue() =>
+        "leases::a_lease_that_ends_brings_back_only_its_message",
+    /// Waits in closing until everything is settled.
+    CloseWaitsForSettlements: LOG => "lifecycle::closing_is_quick_whatever_is_unread_or_unsettled",
+    /// Stays in the group when it is closed.
+    NeverLeaves: PARTITIONED => "lifecycle::many_that_open_and_close_at_once_lose_nothing",
+    /// Reads nothing while anything is unsettled.
+    ReadsWaitForSettlements: LOG => "order::an_unsettled_key_holds_up_no_other",
+    /// Gives back by publishing anew.
+    GivesBackAtTheEnd: LOG => "order::what_comes_back_comes_before_its_successors",
+    /// Joins the group where partitions were named.
+    ManualIsIgnored: PARTITIONED => "partitions::partitions_of_ones_own_choice_are_read_and_committed",
+    /// Gives each message the position 0.
+    PositionsStandStill: PARTITIONED => "partitions::positions_grow_in_a_partition",
+    /// Gives back what is released after an hour.
+    ReleaseWaits: LOG => "settling::released_messages_come_again_at_once",
+    /// Takes a refusal for success.
+    RefusalsAreDone: LOG => "settling::what_was_acknowledged_cannot_be_given_back",
+    /// Stays locked if a write is dropped half-way.
+    ADroppedWriteLocksTheWriter: LOG => "writing::a_dropped_write_harms_no_later_one",
+    /// Fails a whole batch for one bad message.
+    OneBadMessageFailsAll: LOG => "writing::a_message_without_a_topic_fails_alone",
 }

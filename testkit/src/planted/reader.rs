@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use millstream_core::{
-    Args, Capabilities, Delivery, End, Error, ErrorKind, Exclusivity, LeasePlan, Leases, OpenRequest, Opened,
-    Order, PartitionId, Read, ReadLimits, Reader, Result, Revoking, Settlement, Settler as _, Source, Start,
-    Token, TokenId,
+    Args, Assignment, Capabilities, Delivery, End, Error, ErrorKind, Exclusivity, LeasePlan, Leases,
+    OpenRequest, Opened, Order, PartitionId, Position, Read, ReadLimits, Reader, Result, Revoking,
+    Settlement, Settler as _, Source, Start, Token, TokenId,
 };
 use tokio::sync::Mutex;
 
@@ -21,11 +21,15 @@ use crate::sim::{SimLeases, SimReader, SimSettler, SimSource};
 pub(super) struct PlantedReader {
     inner: SimReader,
     bug: Option<Bug>,
+    graveyard: Graveyard,
 }
 
+/// Sources that were closed and never left.
+pub(super) type Graveyard = Arc<Mutex<Vec<SimSource>>>;
+
 impl PlantedReader {
-    pub(super) fn new(inner: SimReader, bug: Option<Bug>) -> Self {
-        Self { inner, bug }
+    pub(super) fn new(inner: SimReader, bug: Option<Bug>, graveyard: Graveyard) -> Self {
+        Self { inner, bug, graveyard }
     }
 }
 
@@ -49,6 +53,14 @@ impl Reader for PlantedReader {
         match self.bug {
             Some(Bug::TakesAnyArgument) => request.args = Args::default(),
             Some(Bug::NewGroupsSkipOldMessages) => request.start = Start::Latest,
+            Some(Bug::LatestIsEarliest) => request.start = Start::Earliest,
+            Some(Bug::PositionIsOffByOne) => {
+                if let Start::Position(at) = &mut request.start {
+                    at.0 += 1;
+                }
+            }
+            Some(Bug::GroupsAreOne) => request.group = request.group.map(|_| "all".into()),
+            Some(Bug::ManualIsIgnored) => request.assignment = Assignment::Group,
             Some(Bug::NeverEnds) => request.end = End::Never,
             Some(Bug::IgnoresExclusivity) => request.exclusivity = Exclusivity::Shared,
             Some(Bug::DeliversToEachMember) => {
@@ -72,6 +84,7 @@ impl Reader for PlantedReader {
             book: Arc::clone(&book),
             fetched: VecDeque::new(),
             delivered: 0,
+            graveyard: Arc::clone(&self.graveyard),
         };
         let planted = Opened::new(source, PlantedSettler { inner: settler, bug: self.bug, book });
         Ok(match opened.leases {
@@ -93,6 +106,7 @@ pub(super) struct PlantedSource {
     /// Fetched ahead.
     fetched: VecDeque<Delivery>,
     delivered: u64,
+    graveyard: Graveyard,
 }
 
 impl PlantedSource {
@@ -115,8 +129,9 @@ impl PlantedSource {
     async fn harm(&mut self, batch: &mut Vec<Delivery>) -> Result<()> {
         match self.bug {
             Some(Bug::DropsOnCancelledRead) if !batch.is_empty() => {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
+            Some(Bug::PositionsStandStill) => batch.iter_mut().for_each(|d| d.position = Some(Position(0))),
             Some(Bug::ReordersAKey) => batch.reverse(),
             Some(Bug::CountsNothing) => batch.iter_mut().for_each(|d| d.deliveries = 1),
             Some(Bug::DeliversTwice) => {
@@ -172,8 +187,19 @@ impl Source for PlantedSource {
             return self.read_ahead(into, limits).await;
         }
         loop {
+            let waits = self.bug == Some(Bug::ReadsWaitForSettlements);
+            while waits && !lock(&self.book).held.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             let mut batch = Vec::new();
             let read = match self.bug {
+                Some(Bug::PollsRarely) => match self.inner()?.read(&mut batch, limits).now_or_never() {
+                    Some(read) => read?,
+                    None => {
+                        tokio::time::sleep(Duration::from_secs(5)).await;
+                        continue;
+                    }
+                },
                 // Taken out, and not yet handed over.
                 Some(_) => self.inner()?.read(&mut batch, limits).await?,
                 None => return self.inner()?.read(into, limits).await,
@@ -215,31 +241,44 @@ impl Source for PlantedSource {
     }
 
     async fn close(mut self) -> Result<()> {
-        self.ack_all();
-        match self.inner.take() {
-            Some(inner) => inner.close().await,
-            None => Ok(()),
+        self.end();
+        while self.bug == Some(Bug::CloseWaitsForSettlements) && !lock(&self.book).held.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        let Some(inner) = self.inner.take() else { return Ok(()) };
+        if self.bug == Some(Bug::NeverLeaves) {
+            self.graveyard.lock().await.push(inner);
+            return Ok(());
+        }
+        inner.close().await
     }
 }
 
 impl PlantedSource {
-    fn ack_all(&mut self) {
-        if self.bug != Some(Bug::AcksOnDrop) {
+    /// What the bug does when a subscription ends.
+    fn end(&mut self) {
+        if !matches!(self.bug, Some(Bug::AcksOnDrop | Bug::GivesBackAtTheEnd)) {
             return;
         }
-        let held: Vec<Settlement> =
-            lock(&self.book).held.drain().map(|(id, _)| Settlement::ack(again(id))).collect();
+        let mut held: Vec<_> = lock(&self.book).held.drain().collect();
+        held.sort_unstable_by_key(|(id, _)| *id);
+        let again = |(id, message)| {
+            let mut settlement = Settlement::ack(again(id));
+            if self.bug == Some(Bug::GivesBackAtTheEnd) {
+                settlement.emit.push(message);
+            }
+            settlement
+        };
         if let Ok(mut settler) = self.settler.try_lock() {
             // The simulated broker answers at the first poll.
-            let _ = settler.settle(held).now_or_never();
+            let _ = settler.settle(held.into_iter().map(again).collect()).now_or_never();
         }
     }
 }
 
 impl Drop for PlantedSource {
     fn drop(&mut self) {
-        self.ack_all();
+        self.end();
     }
 }
 

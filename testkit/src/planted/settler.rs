@@ -1,6 +1,7 @@
 //! The settling half of a planted driver.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_core::{Epoch, PartitionId, Result, Settled, Settlement, Settler, Token, Verdict};
 use tokio::sync::Mutex;
@@ -32,6 +33,9 @@ impl PlantedSettler {
                 settlement.verdict = Verdict::Ack;
             }
             (Bug::RetryDoesNotWait, Verdict::Retry { .. }) => settlement.verdict = Verdict::Release,
+            (Bug::ReleaseWaits, Verdict::Release) => {
+                settlement.verdict = Verdict::Retry { after: Duration::from_secs(3600) };
+            }
             (Bug::ParksWithoutNote, Verdict::Park(park)) => {
                 settlement.verdict = Verdict::Retry { after: park.after.unwrap_or_default() };
             }
@@ -57,6 +61,9 @@ impl Settler for PlantedSettler {
         if bug == Bug::ForgetsAcks && batch.iter().all(|s| matches!(s.verdict, Verdict::Ack)) {
             return (0..count).map(|_| Settled::Done).collect();
         }
+        if bug == Bug::TheLastOfABatchIsNotSettled && count > 1 {
+            batch.pop();
+        }
         let mut inner = self.inner.lock().await;
         let mut outcomes = Vec::with_capacity(count);
         for settlement in batch {
@@ -66,7 +73,10 @@ impl Settler for PlantedSettler {
             }
             outcomes.extend(inner.settle(vec![settlement]).await);
         }
-        if matches!(bug, Bug::StaleTokensAreDone | Bug::OldEpochsAreDone | Bug::AcksOnDelivery) {
+        outcomes.resize_with(count, || Settled::Done);
+        let blind =
+            [Bug::StaleTokensAreDone, Bug::OldEpochsAreDone, Bug::RefusalsAreDone, Bug::AcksOnDelivery];
+        if blind.contains(&bug) {
             outcomes.iter_mut().filter(|o| matches!(o, Settled::Lost)).for_each(|o| *o = Settled::Done);
         }
         outcomes

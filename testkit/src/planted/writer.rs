@@ -1,11 +1,12 @@
 //! The writing half of a planted driver.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use millstream_core::{
-    Bytes, Headers, Message, Result, WriteOutcome, WriteReport, Writer, WriterCapabilities,
+    Bytes, Error, ErrorKind, Headers, Message, Result, WriteOutcome, WriteReport, Writer, WriterCapabilities,
 };
 
 use super::Bug;
@@ -17,6 +18,7 @@ pub(super) struct PlantedWriter {
     bug: Option<Bug>,
     /// Batches that were taken and are not written yet.
     buffer: Mutex<Buffer>,
+    busy: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -27,7 +29,7 @@ struct Buffer {
 
 impl PlantedWriter {
     pub(super) fn new(inner: SimWriter, bug: Option<Bug>) -> Self {
-        Self { inner, bug, buffer: Mutex::default() }
+        Self { inner, bug, buffer: Mutex::default(), busy: AtomicBool::new(false) }
     }
 
     fn buffer(&self) -> MutexGuard<'_, Buffer> {
@@ -78,6 +80,18 @@ impl Writer for PlantedWriter {
             Some(Bug::FailedIsWritten) => {
                 let _ = self.inner.write(batch).await?;
                 Ok(WriteReport::all_written(count))
+            }
+            Some(Bug::OneBadMessageFailsAll) if batch.iter().any(|m| m.topic.is_empty()) => {
+                Err(Error::new(ErrorKind::EmptyMessage, "a message of the batch has no topic"))
+            }
+            Some(Bug::ADroppedWriteLocksTheWriter) => {
+                if self.busy.swap(true, Ordering::AcqRel) {
+                    return Err(Error::new(ErrorKind::Unavailable, "the writer is busy"));
+                }
+                tokio::task::yield_now().await;
+                let report = self.inner.write(batch).await;
+                self.busy.store(false, Ordering::Release);
+                report
             }
             Some(Bug::CloseLosesTheBuffer) => self.write_later(batch).await,
             _ => self.inner.write(batch).await,
