@@ -55,7 +55,7 @@ async fn main() -> millstream::Result<()> {
 
     let running = bus
         .with_state(database.clone())
-        .subscribe(store.group("database").batch(100, 10.ms()))
+        .subscribe(store.group("database").batch(100, 1.ms()))
         .start()
         .await?;
     let control = running.control();

@@ -15,7 +15,7 @@ const USAGE: u8 = 2;
 
 /// Prints an error with its causes on stderr, and as a document on stdout if that was asked for.
 pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
-    eprintln!("{}", text(error));
+    eprintln!("error: {}", text(error));
     if json {
         let document = json!({
             "error": { "kind": error.kind().name(), "message": error.to_string(), "causes": causes(error) }
@@ -32,8 +32,9 @@ fn exit_code(kind: ErrorKind) -> u8 {
     }
 }
 
-fn text(error: &Error) -> String {
-    let mut text = format!("error: {error}");
+/// An error and its causes, a line each.
+pub(crate) fn text(error: &Error) -> String {
+    let mut text = error.to_string();
     for cause in causes(error) {
         text.push_str("\n  caused by: ");
         text.push_str(&cause);
@@ -63,7 +64,7 @@ mod tests {
             Error::new(ErrorKind::Unavailable, "no answer").topic("orders").fix("try later").source(inner);
         assert_eq!(
             text(&error),
-            "error: no answer (topic \"orders\"): try later\n  \
+            "no answer (topic \"orders\"): try later\n  \
              caused by: the file cannot be read\n  caused by: the disk is gone"
         );
     }

@@ -1,4 +1,4 @@
-//! 231,083 real flights, keyed by distance, their delays summed by a handler that has to cope: 1 in 50 first
+//! Real flights, keyed by distance, their delays summed by a handler that has to cope: 1 in 50 first
 //! attempts fails, 1 in 100 messages comes twice, and for every 1,000 flights there is a poison message. The
 //! sums must be those that are computed straight from the file, to the minute.
 //!

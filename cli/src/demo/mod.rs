@@ -94,20 +94,22 @@ async fn pipeline(options: &Options) -> Result<Report> {
     let begun = Instant::now();
     let publishing = async {
         let ended = || slowest.load(Ordering::Relaxed);
-        publish::publish(&publisher, &shop, ended, |sent| progress.published(sent)).await?;
-        // From here on the watch alone says when it is over.
-        std::future::pending::<Result<_>>().await
+        match publish::publish(&publisher, &shop, ended, |sent| progress.published(sent)).await {
+            // From here on the watch alone says when it is over.
+            Ok(()) => std::future::pending().await,
+            Err(error) => format!("given up, since publishing failed: {}", failed::text(&error)),
+        }
     };
-    let stalled: Option<String> = tokio::select! {
-        refused = publishing => refused?,
+    let given_up = tokio::select! {
+        refused = publishing => Some(refused),
         stalled = watch(&control, total, &slowest, &progress) => stalled,
     };
     let elapsed = begun.elapsed();
     progress.clear();
+    let mut problems = given_up.map_or_else(Vec::new, |why| [vec![why], ailments(&control)].concat());
     let closing = running.shutdown().await;
     letters::read_back(&dead_letters, &ledger).await?;
 
-    let mut problems: Vec<String> = stalled.into_iter().collect();
     for subscription in &closing.subscriptions {
         problems.extend(subscription.errors.iter().cloned());
         if subscription.abandoned > 0 {
@@ -147,6 +149,12 @@ async fn watch(control: &Control, total: u64, slowest: &AtomicU64, progress: &Pr
             return Some(format!("given up: no message came to an end for {} s", STALLED.as_secs()));
         }
     }
+}
+
+/// What the scheduler says is wrong with it.
+fn ailments(control: &Control) -> Vec<String> {
+    let sick = control.health().subscriptions.into_iter();
+    sick.flat_map(|s| s.why.into_iter().map(move |why| format!("{}: {why}", s.handler))).collect()
 }
 
 /// Messages that came to an end.
