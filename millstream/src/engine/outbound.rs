@@ -5,11 +5,11 @@
 //! acknowledging without it. A lane's writes keep their order: while one waits for its next try, those of its
 //! lane behind it wait too.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use millstream_core::erased::DynWriter;
-use millstream_core::{ByteString, Error, Message, Result, WriteOutcome};
+use millstream_core::{ByteString, Error, ErrorKind, Message, Result, WriteOutcome};
 use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Backoff;
@@ -148,15 +148,15 @@ async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
         .enumerate()
         .flat_map(|(i, trip)| std::mem::take(&mut trip.left).into_iter().map(move |m| (i, m)))
         .collect();
-    let mut refused: Vec<(usize, Error)> = Vec::new();
+    let mut refused: BTreeMap<usize, Error> = BTreeMap::new();
     let mut worked = true;
     for chunk in flat.chunks(size) {
         let batch: Vec<Message> = chunk.iter().map(|(_, m)| m.clone()).collect();
         for ((i, message), outcome) in chunk.iter().zip(outcomes(writer.write(batch).await, chunk.len())) {
             match outcome {
                 WriteOutcome::Written(_) => {}
-                WriteOutcome::Failed(error) if !error.is_retryable() && route.way == Way::Emit => {
-                    refused.push((*i, error));
+                WriteOutcome::Failed(error) if route.way == Way::Emit && is_refusal(&error) => {
+                    refused.entry(*i).or_insert(error);
                 }
                 other => {
                     worked = false;
@@ -174,36 +174,40 @@ async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
         tracing::info!(topic = %desk.info.topic, way = ?route.way, "writing works again");
     }
     for (i, error) in refused.into_iter().rev() {
-        // Several refused messages of one handler end it once.
-        let Some(trip) = going.get(i).filter(|t| matches!(t.out.load, Load::Emit(_))) else { continue };
+        let trip = going.remove(i);
         tracing::error!(topic = %desk.info.topic, handler = %desk.info.handler, %error,
             "what a handler sent is refused for good: its message is dead-lettered");
         desk.with(Instant::now(), |window| {
             window.unsendable(trip.out.index, &trip.out.rest, &error, Instant::now());
         });
-        going.remove(i);
     }
-    if route.way != Way::Emit {
+    if route.way == Way::Dead {
         let done = going.iter().filter(|t| t.left.is_empty()).count() as u64;
-        if route.way == Way::Dead {
-            desk.with(Instant::now(), |window| window.counts.dead(done));
-        }
+        desk.with(Instant::now(), |window| window.counts.dead(done));
     }
+}
+
+/// Whether it is this message that the broker will never take, and not the broker that is unwell.
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::TooLarge | ErrorKind::InvalidMessage | ErrorKind::EmptyMessage | ErrorKind::Unsupported
+    )
 }
 
 /// One outcome a message, also where the whole call failed or the driver reported too few.
 fn outcomes(report: Result<millstream_core::WriteReport>, len: usize) -> Vec<WriteOutcome> {
     let mut outcomes = match report {
         Ok(report) => report.into_outcomes(),
+        // It concerns all of them, so none of them is to blame, whatever it is.
         Err(error) => {
             let text = error.to_string();
-            let kind = error.kind();
-            (0..len).map(|_| WriteOutcome::Failed(Error::new(kind, text.clone()))).collect()
+            (0..len).map(|_| WriteOutcome::Failed(Error::new(ErrorKind::Unavailable, text.clone()))).collect()
         }
     };
     outcomes.resize_with(len, || {
         WriteOutcome::Unknown(Error::new(
-            millstream_core::ErrorKind::Internal,
+            ErrorKind::Internal,
             "the driver reported fewer outcomes than it was given messages",
         ))
     });

@@ -439,3 +439,42 @@ async fn a_slow_key_with_a_long_backlog_keeps_no_other_out() {
     assert_eq!(log.distinct(), 400);
     assert!(running.shutdown().await.is_clean());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_can_never_be_sent_makes_its_message_a_dead_letter_and_holds_up_no_other() {
+    let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 2 }).max_message(1_000).build();
+    let handler = Seeing(|context: &mut Context| {
+        let size = if context.message().id == "3" { 2_000 } else { 10 };
+        context.held().publish((0..3).map(|_| Message::new("out", vec![7; size])))?;
+        Ok(())
+    });
+    let running = run_handler(&broker.connection(), quick(), handler).await;
+    publish(&broker.connection(), numbered(8, 8)).await;
+    until(|| broker.control().committed("t", "g").iter().sum::<u64>() == 8).await;
+    let report = running.shutdown().await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(broker.control().messages("out").len(), 7 * 3);
+    let dead = broker.control().messages("t.dlq");
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].id, "3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_refuses_everything_is_waited_for_whatever_it_says() {
+    let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 2 }).build();
+    let fault =
+        broker.control().inject(Operation::Write, Trigger::always().on("out"), Injury::Refuse(ErrorKind::Denied));
+    let handler = Seeing(|context: &mut Context| {
+        context.held().publish([Message::new("out", "y")])?;
+        Ok(())
+    });
+    let running = run_handler(&broker.connection(), quick(), handler).await;
+    publish(&broker.connection(), numbered(5, 5)).await;
+    sleep(Duration::from_secs(300)).await;
+    assert!(broker.control().messages("t.dlq").is_empty());
+    assert!(!running.control().health().is_ready());
+    broker.control().heal(fault);
+    until(|| broker.control().committed("t", "g").iter().sum::<u64>() == 5).await;
+    assert!(running.shutdown().await.is_clean());
+    assert_eq!(broker.control().messages("out").len(), 5);
+}
