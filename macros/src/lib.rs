@@ -28,7 +28,6 @@ mod expand;
 pub fn derive_event(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
     attributes::Attributes::read(&input)
-        .map(|attributes| expand::expand(&input, &attributes))
-        .unwrap_or_else(syn::Error::into_compile_error)
+        .map_or_else(syn::Error::into_compile_error, |attributes| expand::expand(&input, &attributes))
         .into()
 }

@@ -109,44 +109,62 @@ impl<S> Bus<S> {
     ///
     /// # Errors
     /// As [`Publisher::publish`].
-    pub async fn publish<E: Event>(&self, event: &E) -> Result<()> {
-        self.publisher.publish(event).await
+    pub fn publish<E: Event>(&self, event: &E) -> impl Future<Output = Result<()>> + Send {
+        self.publisher.publish(event)
     }
 
     /// As [`Publisher::publish_to`].
     ///
     /// # Errors
     /// As [`Publisher::publish_to`].
-    pub async fn publish_to<E: Event>(&self, topic: impl Into<ByteString>, event: &E) -> Result<()> {
-        let topic = topic.into();
-        self.publisher.publish_to(topic, event).await
+    pub fn publish_to<E: Event>(
+        &self,
+        topic: impl Into<ByteString>,
+        event: &E,
+    ) -> impl Future<Output = Result<()>> + Send {
+        self.publisher.publish_to(topic, event)
     }
 
     /// As [`Publisher::publish_with`].
     ///
     /// # Errors
     /// As [`Publisher::publish_with`].
-    pub async fn publish_with<E: Event>(&self, event: &E, options: PublishOptions) -> Result<()> {
-        self.publisher.publish_with(event, options).await
+    pub fn publish_with<E: Event>(
+        &self,
+        event: &E,
+        options: PublishOptions,
+    ) -> impl Future<Output = Result<()>> + Send {
+        self.publisher.publish_with(event, options)
     }
 
     /// As [`Publisher::publish_all`].
     ///
     /// # Errors
     /// As [`Publisher::publish_all`].
-    pub async fn publish_all<'a, E: Event>(
+    pub fn publish_all<'a, E: Event>(
         &self,
         events: impl IntoIterator<Item = &'a E>,
-    ) -> Result<WriteReport> {
-        self.publisher.publish_all(events).await
+    ) -> impl Future<Output = Result<WriteReport>> + Send {
+        self.publisher.publish_all(events)
     }
 
     /// As [`Publisher::publish_message`].
     ///
     /// # Errors
     /// As [`Publisher::publish_message`].
-    pub async fn publish_message(&self, message: Message) -> Result<()> {
-        self.publisher.publish_message(message).await
+    pub fn publish_message(&self, message: Message) -> impl Future<Output = Result<()>> + Send {
+        self.publisher.publish_message(message)
+    }
+
+    /// As [`Publisher::publish_messages`].
+    ///
+    /// # Errors
+    /// As [`Publisher::publish_messages`].
+    pub fn publish_messages(
+        &self,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> impl Future<Output = Result<WriteReport>> + Send {
+        self.publisher.publish_messages(messages)
     }
 
     /// As [`Scheduler::subscribe`].

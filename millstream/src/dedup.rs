@@ -309,7 +309,7 @@ mod tests {
         let first = reserved(&store, "1").await;
         assert_eq!(reserve(&store, "1").await, Reserve::Busy(LEASE));
         store.release(vec![first]).await.unwrap();
-        reserved(&store, "1").await;
+        drop(reserved(&store, "1").await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -364,7 +364,7 @@ mod tests {
         assert!(!store.was_handled("g", "old"), "the handled one goes first");
         assert_eq!(reserve(&store, "3").await, Reserve::Busy(FULL_WAIT));
         assert_eq!(store.confirm(&[first]).await.unwrap(), [true]);
-        reserved(&store, "3").await;
+        drop(reserved(&store, "3").await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -372,7 +372,7 @@ mod tests {
         let store = EmbeddedDedupStore::new(1);
         let _crashed = reserved(&store, "1").await;
         tokio::time::advance(LEASE).await;
-        reserved(&store, "2").await;
+        drop(reserved(&store, "2").await);
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Drivers {
     /// All schemes there are, in order.
     #[must_use]
     pub fn schemes(&self) -> Vec<&'static str> {
-        let mut schemes: Vec<_> = self.drivers.iter().flat_map(|d| d.schemes()).copied().collect();
+        let mut schemes: Vec<_> = self.drivers.iter().flat_map(Driver::schemes).copied().collect();
         schemes.sort_unstable();
         schemes.dedup();
         schemes

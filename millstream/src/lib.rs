@@ -1,4 +1,61 @@
 //! Millstream: typed events go in, handlers run, and every message ends in a known place.
+//!
+//! ```no_run
+//! use millstream::prelude::*;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Event, Serialize, Deserialize)]
+//! #[event(topic = "user.created", key = "user_id")]
+//! struct UserCreated { user_id: String, display_name: String }
+//!
+//! async fn send_welcome_email(user: UserCreated, State(mailer): State<Mailer>) -> Outcome {
+//!     mailer.send(&user).await?;              // an error is retried, then dead-lettered
+//!     Ok(())                                  // only now is the message acknowledged
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), millstream::Error> {
+//!     let bus = Bus::connect("memory://").await?;
+//!     bus.publish(&UserCreated { user_id: "1".into(), display_name: "Ada".into() }).await?;
+//!
+//!     bus.with_state(Mailer::new())
+//!         .subscribe(send_welcome_email.group("welcome-email")
+//!             .concurrency(64)                // 64 in flight, at most one per key
+//!             .retry(Retry::exponential(100.ms(), 30.s()).attempts(6))
+//!             .deduplicate(EmbeddedDedupStore::new(1_000_000)))
+//!         .run().await
+//! }
+//! # #[derive(Clone)]
+//! # struct Mailer;
+//! # impl Mailer {
+//! #     fn new() -> Self { Self }
+//! #     async fn send(&self, _: &UserCreated) -> std::io::Result<()> { Ok(()) }
+//! # }
+//! ```
+//!
+//! # Where to read on
+//!
+//! | for | see |
+//! |---|---|
+//! | events | [`Event`], `#[derive(Event)]`, [`AsKey`] for keys and headers, [`codec`] |
+//! | publishing | [`Publisher`], [`PublishOptions`], [`IdFactory`], [`EventRegistry`] |
+//! | handlers | [`handler`], [`extract`], [`Outcome`] and [`Failure`], [`layer`] |
+//! | options of a subscription | [`Subscription`], [`Retry`], [`Outage`], [`EmbeddedDedupStore`] |
+//! | running | [`Bus`], [`Running`], [`Control`], [`Health`], [`Report`] |
+//! | what could not be handled | [`DeadLetters`], [`DeadLetter`] |
+//! | drivers | [`Drivers`], and [`core`] to write one |
+//!
+//! Each part also stands alone: a [`Publisher`] needs only a [`Writer`], a [`Scheduler`] only a [`Reader`].
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `memory` (default) | the driver `memory://` |
+//! | `msgpack`, `cbor`, `protobuf` | codecs beside JSON and raw bytes |
+//! | `ksuid`, `ulid` | ids beside UUIDs |
+//! | `anyhow` | handlers that return `anyhow::Result<()>` |
+//! | `tower` | [`layer`]s made of `tower` ones |
 
 mod bus;
 pub mod context;
@@ -60,3 +117,7 @@ pub mod prelude {
         Retry, State, Subscribe, Units,
     };
 }
+
+#[cfg(all(doctest, feature = "memory"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -206,24 +206,29 @@ impl Publisher {
 
     // ---- Publishing --------------------------------------------------------------------------------------
 
+    // Messages are made when these are called, before the future is first polled: so the future keeps nothing of
+    // what it was given, and is `Send` whatever that was.
+
     /// Publishes an event to its topic. `Ok`: the writer confirmed it, or, in a handler, it is held.
     ///
     /// # Errors
     /// [`EventNotFound`](ErrorKind::EventNotFound) without a topic; [`Encode`](ErrorKind::Encode);
     /// [`IdFactory`](ErrorKind::IdFactory); what [`Limits::check`] says; [`TooLarge`](ErrorKind::TooLarge) for
     /// more than the writer takes; [`BusIsShutdown`](ErrorKind::BusIsShutdown); else what the writer says.
-    pub async fn publish<E: Event>(&self, event: &E) -> Result<()> {
-        let message = self.message(event)?;
-        self.send_one(message).await
+    pub fn publish<E: Event>(&self, event: &E) -> impl Future<Output = Result<()>> + Send {
+        self.send_one(self.message(event))
     }
 
     /// Publishes an event to this topic, whatever the registry says.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
-    pub async fn publish_to<E: Event>(&self, topic: impl Into<ByteString>, event: &E) -> Result<()> {
-        let message = self.make(topic.into(), event, None)?;
-        self.send_one(message).await
+    pub fn publish_to<E: Event>(
+        &self,
+        topic: impl Into<ByteString>,
+        event: &E,
+    ) -> impl Future<Output = Result<()>> + Send {
+        self.send_one(self.make(topic.into(), event, None))
     }
 
     /// Publishes an event with an id, a key, headers or a time of delivery of your choice.
@@ -231,9 +236,12 @@ impl Publisher {
     /// # Errors
     /// As [`publish`](Self::publish), and [`Unsupported`](ErrorKind::Unsupported) for a time of delivery that
     /// the writer cannot wait for.
-    pub async fn publish_with<E: Event>(&self, event: &E, options: PublishOptions) -> Result<()> {
-        let message = self.message_with(event, options)?;
-        self.send_one(message).await
+    pub fn publish_with<E: Event>(
+        &self,
+        event: &E,
+        options: PublishOptions,
+    ) -> impl Future<Output = Result<()>> + Send {
+        self.send_one(self.message_with(event, options))
     }
 
     /// Publishes events; says of each what became of it, in order. Nothing is written if one of them is refused
@@ -245,33 +253,33 @@ impl Publisher {
     /// # Errors
     /// [`EmptyMessage`](ErrorKind::EmptyMessage) for no events, else as [`publish`](Self::publish): then nothing
     /// was written.
-    pub async fn publish_all<'a, E: Event>(
+    pub fn publish_all<'a, E: Event>(
         &self,
         events: impl IntoIterator<Item = &'a E>,
-    ) -> Result<WriteReport> {
-        let topic = self.shared.registry.topic_of::<E>()?;
-        // Collected in a statement of its own: the iterator need not be `Send`.
-        let messages: Result<Vec<_>> =
-            events.into_iter().map(|event| self.make(topic.clone(), event, None)).collect();
-        self.send(messages?).await
+    ) -> impl Future<Output = Result<WriteReport>> + Send {
+        let messages = self.shared.registry.topic_of::<E>().and_then(|topic| {
+            events.into_iter().map(|event| self.make(topic.clone(), event, None)).collect::<Result<Vec<_>>>()
+        });
+        self.send(messages)
     }
 
     /// Publishes a message as it is; only what it lacks is added: an id, a time, the trace context.
     ///
     /// # Errors
     /// As [`publish_with`](Self::publish_with).
-    pub async fn publish_message(&self, message: Message) -> Result<()> {
-        let message = self.complete(message)?;
-        self.send_one(message).await
+    pub fn publish_message(&self, message: Message) -> impl Future<Output = Result<()>> + Send {
+        self.send_one(self.complete(message))
     }
 
     /// Publishes messages of any topics; says of each what became of it. As [`publish_all`](Self::publish_all).
     ///
     /// # Errors
     /// As [`publish_all`](Self::publish_all).
-    pub async fn publish_messages(&self, messages: impl IntoIterator<Item = Message>) -> Result<WriteReport> {
-        let messages: Result<Vec<_>> = messages.into_iter().map(|message| self.complete(message)).collect();
-        self.send(messages?).await
+    pub fn publish_messages(
+        &self,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> impl Future<Output = Result<WriteReport>> + Send {
+        self.send(messages.into_iter().map(|message| self.complete(message)).collect())
     }
 
     /// In a handler: publishes at once, whether the handler succeeds or not. Elsewhere the same as
@@ -279,9 +287,9 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
-    pub async fn publish_now<E: Event>(&self, event: &E) -> Result<()> {
-        let message = self.message(event)?;
-        self.write(vec![message]).await?.into_result()
+    pub fn publish_now<E: Event>(&self, event: &E) -> impl Future<Output = Result<()>> + Send {
+        let message = self.message(event);
+        async move { self.write(vec![message?]).await?.into_result() }
     }
 
     /// The message an event would be published as, with its id: to publish later, or again.
@@ -461,14 +469,16 @@ impl Publisher {
 
     // ---- Sending -----------------------------------------------------------------------------------------
 
-    async fn send_one(&self, message: Message) -> Result<()> {
+    async fn send_one(&self, message: Result<Message>) -> Result<()> {
+        let message = message?;
         match &self.leave {
             Leave::Now => self.write(vec![message]).await?.into_result(),
             Leave::WithSuccess(held, _) => self.hold(held, [message]),
         }
     }
 
-    async fn send(&self, messages: Vec<Message>) -> Result<WriteReport> {
+    async fn send(&self, messages: Result<Vec<Message>>) -> Result<WriteReport> {
+        let messages = messages?;
         if messages.is_empty() {
             return Err(Error::new(
                 ErrorKind::EmptyMessage,

@@ -1,5 +1,7 @@
 //! Given a bus on memory, programs as users write them.
 
+#![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
+
 mod common;
 
 use std::sync::{Arc, Mutex};
@@ -79,6 +81,7 @@ impl<S, A: FromContext<S>, B: FromContext<S>> FromContext<S> for Pair<A, B> {
 
 #[tokio::test(start_paused = true)]
 async fn extractors_give_the_parts_of_a_message() {
+    #[expect(clippy::too_many_arguments, reason = "as many as there can be")]
     async fn parts(
         message: Message,
         Pair(Key(key), MessageId(id)): Pair<Key, MessageId>,
@@ -307,7 +310,8 @@ async fn two_equal_subscriptions_are_refused_with_topic_and_group() {
 #[tokio::test]
 async fn another_name_makes_two_subscriptions_of_one_handler() {
     let bus = memory_bus().await.with_state(Seen::default());
-    bus.try_subscribe(welcome.group("mail"))
+    let _both = bus
+        .try_subscribe(welcome.group("mail"))
         .unwrap()
         .try_subscribe(welcome.group("mail").named("other"))
         .unwrap();

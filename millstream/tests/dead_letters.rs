@@ -1,5 +1,7 @@
 //! Given messages that died: listing, reading, redriving and discarding them.
 
+#![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
+
 mod common;
 
 use std::sync::Arc;

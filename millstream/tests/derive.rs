@@ -1,5 +1,7 @@
 //! Given `#[derive(Event)]`: what the impl says.
 
+#![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
+
 use std::sync::Arc;
 
 use millstream::{AsKey, Bytes, Event, Headers, Message};

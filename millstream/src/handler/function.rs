@@ -6,13 +6,16 @@ use std::marker::PhantomData;
 use super::{Args, Handler, IntoOutcome, Shape};
 use crate::{Context, Outcome};
 
+/// Makes of its parts neither a promise to hold them nor a demand on them.
+type Kind<A, M, O> = fn() -> (A, M, O);
+
 /// An async function with the state its extractors take from: the innermost [`Handler`] of a subscription.
 ///
 /// `A` are its arguments, `M` and `O` mark the kinds of its first argument and of its outcome.
 pub struct FunctionHandler<F, A, S, M, O> {
     function: F,
     state: S,
-    kind: PhantomData<fn() -> (A, M, O)>,
+    kind: PhantomData<Kind<A, M, O>>,
 }
 
 impl<F, A, S, M, O> FunctionHandler<F, A, S, M, O> {

@@ -1,5 +1,6 @@
 //! What several test files need.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
