@@ -388,7 +388,9 @@ async fn on_several_threads_every_message_is_handled_once_and_in_order() {
     let connection = memory();
     let log = Log::default();
     let l = log.clone();
-    let running = run(&connection, Policy { workers: Some(4), ..quick() }, move |m, attempt| {
+    let retry = Retry::fixed(Duration::from_millis(2)).attempts(5);
+    let policy = Policy { workers: Some(4), retry, ..Policy::default() };
+    let running = run(&connection, policy, move |m, attempt| {
         let l = l.clone();
         async move {
             tokio::task::yield_now().await;
