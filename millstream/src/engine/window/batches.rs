@@ -30,9 +30,13 @@ impl BatchGate {
 impl Window {
     /// Whether a batch may start: it is full, its time has come, or nothing more can join it.
     pub(super) fn batch_is_due(&self, now: Instant) -> bool {
-        self.rules.policy.batch.is_none_or(|batching| {
-            self.ready.len() >= batching.max || self.batch.due.is_none_or(|due| due <= now) || self.room() == 0
-        })
+        let Some(batching) = self.rules.policy.batch else { return true };
+        // One that runs on its own waits for nobody.
+        let alone = self.ready.front().and_then(|i| self.entries.get(*i as usize)).is_some_and(|e| e.single);
+        alone
+            || self.ready.len() >= batching.max
+            || self.batch.due.is_none_or(|due| due <= now)
+            || self.room() == 0
     }
 
     pub(super) fn take_batches(
