@@ -1,5 +1,6 @@
 //! Given a bus on memory, programs as users write them.
 
+#![cfg(feature = "memory")]
 #![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
 
 mod common;

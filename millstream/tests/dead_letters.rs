@@ -1,5 +1,6 @@
 //! Given messages that died: listing, reading, redriving and discarding them.
 
+#![cfg(feature = "memory")]
 #![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! Given messages that are not what a handler takes, and handlers that say how they end.
 
+#![cfg(feature = "memory")]
 #![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
 
 mod common;

@@ -336,10 +336,11 @@ async fn messages_of_all_sizes_come_out_as_they_went_in() {
     }
 }
 
+#[cfg(feature = "memory")]
 #[tokio::test]
 async fn a_scheduler_without_a_writer_starts_nothing_it_could_not_end() {
     let memory = millstream::Drivers::built_in().connect("memory://").await.unwrap();
-    let scheduler = Scheduler::from_dyn(memory.reader, EventRegistry::new());
+    let scheduler = millstream::Scheduler::from_dyn(memory.reader, EventRegistry::new());
     async fn handler(_: UserCreated) {}
     let error = scheduler.subscribe(handler).start().await.unwrap_err();
     assert!(error.to_string().contains("dead letters"), "{error}");

@@ -10,7 +10,7 @@
 //! | [`Batch<E>`](Batch), `Batch<Message>`, `Batch<Bytes>` | several at once, in order |
 //!
 //! Up to seven more arguments follow, each an [extractor](crate::extract). It returns an
-//! [`Outcome`](crate::Outcome), `()`, a `Result<(), E>` with any error, or with the feature `anyhow` an
+//! [`Outcome`], `()`, a `Result<(), E>` with any error, or with the feature `anyhow` an
 //! `anyhow::Result<()>`. (Inside a function that returns an `Outcome`, `?` does not take an `anyhow::Error`:
 //! write `.map_err(Failure::retry)?`.)
 //!
