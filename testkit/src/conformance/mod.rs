@@ -58,7 +58,7 @@ use std::time::Duration;
 use millstream_core::{BoxFuture, Capabilities, Connection, Result, WriterCapabilities};
 
 pub use runner::{Named, Report, Status, main, run};
-pub use world::World;
+use world::World;
 
 /// How the suite reaches a driver.
 pub trait Harness: Send + Sync + 'static {

@@ -18,7 +18,7 @@ use crate::ledger::{Ledger, Record};
 
 /// What a case works with. Cloning shares it.
 #[derive(Clone)]
-pub struct World {
+pub(super) struct World {
     inner: Arc<Inner>,
 }
 

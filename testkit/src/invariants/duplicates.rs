@@ -31,12 +31,11 @@ impl Duplicates {
 
     fn delivered(&mut self, seen: &Seen<'_>, state: &State, report: &mut Report<'_>) {
         let (Some(fate), Some(message)) = (state.fate(seen), state.message(seen)) else { return };
-        if fate.deliveries < message.intents.max(1) + message.maybe + fate.given_back {
+        if fate.is_owed(message.copies()) {
             return;
         }
         report.counts.duplicates += 1;
-        let struck = state.faults(seen.group) > fate.faults_then;
-        if (struck && fate.acked.is_none()) || self.spend(seen.group) || self.spend(None) {
+        if fate.was_struck(state.faults(seen.group)) || self.spend(seen.group) || self.spend(None) {
             report.counts.explained += 1;
             return;
         }

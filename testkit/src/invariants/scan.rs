@@ -52,8 +52,12 @@ pub(super) struct Published {
 pub(super) struct Fate {
     pub(super) deliveries: u32,
     pub(super) last_delivery: Option<usize>,
-    /// Faults there had been at the last delivery.
-    pub(super) faults_then: u64,
+    /// Deliveries that are not settled and that no fault struck since.
+    out: u32,
+    /// Deliveries that were unsettled when a fault struck: each may come once more.
+    struck: u32,
+    /// Faults there had been at the last record of this message and group.
+    faults_then: u64,
     /// Times it was given back or sent again on purpose.
     pub(super) given_back: u32,
     pub(super) effects: u32,
@@ -64,6 +68,39 @@ pub(super) struct Fate {
     pub(super) discarded: Option<usize>,
     pub(super) redriven: bool,
     pub(super) last_settled: Option<usize>,
+}
+
+impl Published {
+    /// How often the message may lie in its topic.
+    pub(super) fn copies(&self) -> u32 {
+        self.intents.max(1) + self.maybe
+    }
+}
+
+impl Fate {
+    /// Whether a delivery now is one that is due anyway: a copy that did not come yet, or one given back.
+    pub(super) fn is_owed(&self, copies: u32) -> bool {
+        self.deliveries < copies + self.given_back
+    }
+
+    /// Whether a fault struck a delivery of it that was unsettled, and that did not come again since.
+    pub(super) fn was_struck(&self, faults: u64) -> bool {
+        self.struck > 0 || (faults > self.faults_then && self.out > 0)
+    }
+
+    /// Learns of faults: whatever is out may come once more.
+    fn strike(&mut self, faults: u64) {
+        if faults > self.faults_then {
+            self.struck += std::mem::take(&mut self.out);
+            self.faults_then = faults;
+        }
+    }
+
+    /// One delivery found its end; if a fault struck, it was not this one that it hurt.
+    fn end_one(&mut self) {
+        let from = if self.out > 0 { &mut self.out } else { &mut self.struck };
+        *from = from.saturating_sub(1);
+    }
 }
 
 /// A group that must see a topic's messages.
@@ -149,8 +186,13 @@ impl State {
                     self.subscribe(group, topic, 0);
                 }
                 let faults = self.faults(Some(group));
+                let copies = self.published[message as usize].copies();
                 let fate = self.fates.entry((group, message)).or_default();
-                apply_fate(fate, record, seen.at, faults);
+                fate.strike(faults);
+                if matches!(record, Record::Delivered { .. }) && !fate.is_owed(copies) {
+                    fate.struck = fate.struck.saturating_sub(1);
+                }
+                apply_fate(fate, record, seen.at);
             }
             _ => {}
         }
@@ -193,12 +235,12 @@ impl State {
     }
 }
 
-fn apply_fate(fate: &mut Fate, record: &Record, at: usize, faults: u64) {
+fn apply_fate(fate: &mut Fate, record: &Record, at: usize) {
     match record {
         Record::Delivered { .. } => {
             fate.deliveries += 1;
             fate.last_delivery = Some(at);
-            fate.faults_then = faults;
+            fate.out += 1;
         }
         Record::Effect { .. } => {
             fate.effects += 1;
@@ -207,9 +249,15 @@ fn apply_fate(fate: &mut Fate, record: &Record, at: usize, faults: u64) {
         Record::Settled { verdict, outcome, .. } => {
             fate.last_settled = Some(at);
             match (verdict, outcome) {
-                (Ending::Ack | Ending::Dead, Outcome::Done) => fate.acked = Some(at),
+                (Ending::Ack | Ending::Dead, Outcome::Done) => {
+                    fate.acked = Some(at);
+                    fate.end_one();
+                }
                 // Undone with its effects: it runs, and so may be delivered, again.
-                (_, Outcome::Done | Outcome::EffectsFailed) => fate.given_back += 1,
+                (_, Outcome::Done | Outcome::EffectsFailed) => {
+                    fate.given_back += 1;
+                    fate.end_one();
+                }
                 _ => {}
             }
         }

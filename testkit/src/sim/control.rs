@@ -205,10 +205,10 @@ impl Control {
         self.shared.lock().settled.iter().cloned().collect()
     }
 
-    /// The names of the [`SimEffect`](super::SimEffect)s that committed, in order.
+    /// The names of the last 100,000 [`SimEffect`](super::SimEffect)s that committed, in order.
     #[must_use]
     pub fn effects(&self) -> Vec<String> {
-        self.shared.lock().effects.clone()
+        self.shared.lock().effects.iter().cloned().collect()
     }
 }
 

@@ -488,7 +488,7 @@ fn settle_in_pool(
         // Checked above.
         let _ = state.append(message, config, now);
     }
-    state.effects.extend(effects.into_iter().map(|e| e.name));
+    effects.into_iter().for_each(|e| state.happened(e.name));
     let (Some(pool), Some(topic)) = (state.pools.get_mut(key), state.topics.get_mut(&key.0)) else {
         return Settled::Lost;
     };

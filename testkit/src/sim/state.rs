@@ -17,7 +17,7 @@ use super::pool::Pool;
 use super::shape::Shape;
 use super::store::Topic;
 
-/// How many settlements are remembered.
+/// How many settlements, and how many effects, are remembered.
 const HISTORY: usize = 100_000;
 
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) next_member: u32,
     pub(super) settled: VecDeque<SettleEntry>,
-    pub(super) effects: Vec<String>,
+    pub(super) effects: VecDeque<String>,
     pub(super) random: fastrand::Rng,
 }
 
@@ -69,6 +69,13 @@ impl State {
             self.settled.pop_front();
         }
         self.settled.push_back(entry);
+    }
+
+    pub(super) fn happened(&mut self, effect: String) {
+        if self.effects.len() == HISTORY {
+            self.effects.pop_front();
+        }
+        self.effects.push_back(effect);
     }
 
     /// The topic, made if that is allowed.
@@ -128,7 +135,7 @@ impl Shared {
             faults: Faults::default(),
             next_member: 1,
             settled: VecDeque::new(),
-            effects: Vec::new(),
+            effects: VecDeque::new(),
             random: fastrand::Rng::with_seed(config.seed),
         };
         Self { config, state: Mutex::new(state), changed: Notify::new() }
