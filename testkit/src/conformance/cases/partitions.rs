@@ -134,8 +134,23 @@ async fn committing_one_commits_all_before_it_and_none_behind(world: World) -> C
         world.ledger().write(Record::Effect { id: id.clone(), group: group.clone() });
         world.ledger().write(Record::settled(id, group, crate::ledger::Ending::Ack, &Settled::Done));
     }
+    let (partition, unfinished) = (held[6].token.id().partition, held[6].position);
     let sixth = held.swap_remove(5);
     first.settle_done(sixth, Verdict::Ack).await?;
+    if let Some(admin) = &world.connection().admin {
+        // Where the broker says its position, it must not be past the seventh.
+        let groups = admin.groups(world.topic()).await?;
+        let committed = groups.iter().filter(|g| g.name == first.group).flat_map(|g| &g.committed);
+        for (_, at) in committed.filter(|(p, _)| *p == partition) {
+            world.ledger().write(Record::Committed {
+                group: first.group.clone(),
+                topic: world.topic().clone(),
+                partition: partition.0,
+                committed: at.0,
+                lowest_unfinished: unfinished.map_or(u64::MAX, |p| p.0),
+            });
+        }
+    }
     drop(held);
     first.close_early().await?;
     let mut second = world.join("g").await?;
