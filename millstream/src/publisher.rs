@@ -33,15 +33,9 @@ use crate::{EventRegistry, IdFactory};
 #[derive(Clone)]
 pub struct Publisher {
     shared: Arc<Shared>,
-    leave: Leave,
-}
-
-/// When what is published goes out.
-#[derive(Clone)]
-enum Leave {
-    Now,
-    /// With the success of the handler that runs.
-    WithSuccess(Arc<Held>, Trace),
+    /// In a handler: what leaves with its success. Without, everything leaves at once.
+    held: Option<Arc<Held>>,
+    trace: Trace,
 }
 
 /// The trace context of the message that is being handled.
@@ -151,7 +145,7 @@ impl Publisher {
             clock: SystemTime::now,
             closed: Arc::default(),
         };
-        Self { shared: Arc::new(shared), leave: Leave::Now }
+        Self { shared: Arc::new(shared), held: None, trace: Trace::default() }
     }
 
     /// Encodes with these codecs' default. Clones made before keep theirs, here and with all settings below.
@@ -192,6 +186,12 @@ impl Publisher {
     #[must_use]
     pub fn codecs(&self) -> &Codecs {
         &self.shared.codecs
+    }
+
+    /// The limits it holds messages to.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
     }
 
     /// What its writer can do.
@@ -292,6 +292,13 @@ impl Publisher {
         async move { self.write(vec![message?]).await?.into_result() }
     }
 
+    /// In a handler: a publisher that holds nothing, for the other ways to publish at once. It continues the
+    /// message's trace all the same.
+    #[must_use]
+    pub fn now(&self) -> Self {
+        Self { held: None, ..self.clone() }
+    }
+
     /// The message an event would be published as, with its id: to publish later, or again.
     ///
     /// # Errors
@@ -339,7 +346,7 @@ impl Publisher {
         };
         let held = Arc::clone(context.held());
         let shared = Arc::clone(&context.subscription.publisher.shared);
-        Self { shared, leave: Leave::WithSuccess(held, trace) }
+        Self { shared, held: Some(held), trace }
     }
 
     // ---- Making messages ---------------------------------------------------------------------------------
@@ -413,12 +420,11 @@ impl Publisher {
         if message.time == SystemTime::UNIX_EPOCH {
             message.time = (self.shared.clock)();
         }
-        if let Leave::WithSuccess(_, trace) = &self.leave
-            && let Some(parent) = &trace.parent
+        if let Some(parent) = &self.trace.parent
             && !message.headers.contains(names::TRACEPARENT)
         {
             message.headers.append(ByteString::from_static(names::TRACEPARENT), parent.clone());
-            if let Some(state) = &trace.state {
+            if let Some(state) = &self.trace.state {
                 message.headers.insert(ByteString::from_static(names::TRACESTATE), state.clone());
             }
         }
@@ -471,9 +477,9 @@ impl Publisher {
 
     async fn send_one(&self, message: Result<Message>) -> Result<()> {
         let message = message?;
-        match &self.leave {
-            Leave::Now => self.write(vec![message]).await?.into_result(),
-            Leave::WithSuccess(held, _) => self.hold(held, [message]),
+        match &self.held {
+            None => self.write(vec![message]).await?.into_result(),
+            Some(held) => self.hold(held, [message]),
         }
     }
 
@@ -486,9 +492,9 @@ impl Publisher {
             )
             .fix("publish at least one event, or do not call"));
         }
-        match &self.leave {
-            Leave::Now => self.write(messages).await,
-            Leave::WithSuccess(held, _) => {
+        match &self.held {
+            None => self.write(messages).await,
+            Some(held) => {
                 let count = messages.len();
                 self.hold(held, messages)?;
                 Ok(WriteReport::all_written(count))
@@ -631,7 +637,7 @@ impl fmt::Debug for Publisher {
             .field("codecs", &self.shared.codecs)
             .field("ids", &self.shared.ids)
             .field("limits", &self.shared.limits)
-            .field("held", &matches!(self.leave, Leave::WithSuccess(..)))
+            .field("held", &self.held.is_some())
             .finish_non_exhaustive()
     }
 }

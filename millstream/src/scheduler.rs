@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use millstream_core::erased::{DynAdmin, DynReader};
 use millstream_core::{
-    Admin, ByteString, DedupScope, Durability, Error, ErrorKind, Limits, OpenRequest, Reader, Result, Writer,
+    Admin, ByteString, DedupScope, Durability, Error, ErrorKind, OpenRequest, Reader, Result, Writer,
 };
 
 use crate::context::SubscriptionInfo;
@@ -40,7 +40,6 @@ pub struct Scheduler<S = ()> {
     admin: Option<Arc<dyn DynAdmin>>,
     publisher: Publisher,
     settings: Settings,
-    limits: Limits,
     state: S,
     subscriptions: Vec<Prepared>,
     topics: Vec<ByteString>,
@@ -62,7 +61,6 @@ impl Scheduler {
             admin: None,
             publisher: Publisher::without_writer(registry),
             settings: Settings::default(),
-            limits: Limits::default(),
             state: (),
             subscriptions: Vec::new(),
             topics: Vec::new(),
@@ -108,7 +106,6 @@ impl<S> Scheduler<S> {
             admin: self.admin,
             publisher: self.publisher,
             settings: self.settings,
-            limits: self.limits,
             state,
             subscriptions: self.subscriptions,
             topics: self.topics,
@@ -188,7 +185,7 @@ impl<S> Scheduler<S> {
     fn add(&mut self, topic: Option<ByteString>, mut prepared: Prepared) -> Result<()> {
         let topic = match topic {
             Some(topic) => {
-                self.limits.check_topic(&topic)?;
+                self.publisher.limits().check_topic(&topic)?;
                 (prepared.register)(self.registry(), &topic)?;
                 topic
             }

@@ -235,7 +235,9 @@ async fn what_a_handler_publishes_leaves_with_its_success_and_continues_the_trac
 #[tokio::test(start_paused = true)]
 async fn publish_now_does_not_wait_for_success() {
     async fn fails(user: UserCreated, publisher: Publisher) -> Outcome {
-        publisher.publish_now(&millstream_note(user)).await?;
+        let note = Note { text: user.display_name };
+        publisher.publish_now(&note).await?;
+        publisher.now().publish_all([&note]).await?.into_result()?;
         Err(Failure::unrecoverable("no"))
     }
     async fn collect(note: Note, State(seen): State<Seen>) -> Outcome {
@@ -252,7 +254,7 @@ async fn publish_now_does_not_wait_for_success() {
         .start()
         .await
         .unwrap();
-    assert_eq!(seen.wait_for(1).await, ["Ada"]);
+    assert_eq!(seen.wait_for(2).await, ["Ada", "Ada"]);
     running.shutdown().await;
 }
 
@@ -260,10 +262,6 @@ async fn publish_now_does_not_wait_for_success() {
 #[event(topic = "notes")]
 struct Note {
     text: String,
-}
-
-fn millstream_note(user: UserCreated) -> Note {
-    Note { text: user.display_name }
 }
 
 #[tokio::test(start_paused = true)]
@@ -381,4 +379,54 @@ async fn a_driver_of_ones_own_serves_its_scheme() {
     let drivers = Drivers::built_in().with(driver());
     assert_eq!(drivers.schemes(), ["memory", "my"]);
     Bus::connect_with(&drivers, "my://x").await.unwrap().publish(&ada()).await.unwrap();
+}
+
+/// The memory driver, as if its groups outlived the process.
+struct Durable(millstream_memory::MemoryReader);
+
+impl millstream::Reader for Durable {
+    type Source = millstream_memory::MemorySource;
+    type Settler = millstream_memory::MemorySettler;
+    type Leases = millstream::core::NoLeases;
+    fn capabilities(&self) -> millstream::core::Capabilities {
+        let mut can = millstream::Reader::capabilities(&self.0);
+        can.group_required = true;
+        can
+    }
+    async fn open(
+        &self,
+        request: millstream::core::OpenRequest,
+    ) -> millstream::Result<millstream::core::Opened<Self::Source, Self::Settler, Self::Leases>> {
+        self.0.open(request).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_durable_driver_needs_a_group_and_says_how_to_name_it() {
+    let broker = millstream_memory::MemoryBroker::new();
+    let seen = Seen::default();
+    let bus = || Bus::new(broker.writer(), Durable(broker.reader())).with_state(seen.clone());
+    let error = bus().subscribe(welcome).start().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains(".group("), "{error}");
+    let _fine = bus().try_subscribe(welcome.group("mail")).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn publisher_and_scheduler_stand_alone() {
+    let broker = millstream_memory::MemoryBroker::new();
+    let registry = millstream::EventRegistry::new();
+    let publisher = Publisher::new(broker.writer(), registry.clone());
+    publisher.publish(&ada()).await.unwrap();
+    let seen = Seen::default();
+    let running = millstream::Scheduler::new(broker.reader(), registry)
+        .with_writer(broker.writer())
+        .with_state(seen.clone())
+        .subscribe(welcome.group("mail"))
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(seen.wait_for(1).await, ["Ada"]);
+    running.shutdown().await;
+    publisher.publish(&ada()).await.unwrap();
 }

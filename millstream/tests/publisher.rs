@@ -345,3 +345,29 @@ async fn a_scheduler_without_a_writer_starts_nothing_it_could_not_end() {
     let error = scheduler.subscribe(handler).start().await.unwrap_err();
     assert!(error.to_string().contains("dead letters"), "{error}");
 }
+
+#[cfg(all(feature = "msgpack", feature = "cbor"))]
+#[tokio::test]
+async fn the_codec_is_chosen_and_a_message_decodes_by_its_own() {
+    use millstream::codec::{Cbor, MsgPack};
+    let writer = Recorder::new();
+    for codecs in [Codecs::new(MsgPack), Codecs::new(Cbor), Codecs::default()] {
+        writer.publisher().with_codecs(codecs).publish(&ada()).await.unwrap();
+    }
+    let written = writer.written();
+    let types: Vec<_> = written.iter().map(|m| &*m.content_type).collect();
+    assert_eq!(types, ["application/msgpack", "application/cbor", "application/json"]);
+    assert!(written.iter().all(|m| m.decode::<UserCreated>().unwrap() == ada()));
+}
+
+#[tokio::test]
+async fn publishing_can_be_spawned() {
+    fn spawnable<F: Future + Send>(future: F) -> F {
+        future
+    }
+    let publisher = Recorder::new().publisher();
+    // An iterator that cannot be sent is used up before the future is polled.
+    let not_send = std::rc::Rc::new(vec![ada()]);
+    spawnable(publisher.publish_all(not_send.iter())).await.unwrap().into_result().unwrap();
+    spawnable(publisher.publish(&ada())).await.unwrap();
+}
