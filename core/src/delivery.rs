@@ -39,7 +39,8 @@ pub struct TokenId {
     pub partition: PartitionId,
     /// The assignment it belongs to.
     pub epoch: Epoch,
-    /// The driver's own number: an offset, a delivery tag, the index of a receipt handle.
+    /// The driver's own number: an offset, a delivery tag, the index of a receipt handle. Where a delivery
+    /// can be answered late, after it was delivered again, the number is a new one for each delivery.
     pub id: u64,
 }
 

@@ -168,7 +168,8 @@ pub trait Source: Send + 'static {
     /// [`Read::Assigned`] for the new ones, nothing for those that are gone.
     fn assign(&mut self, partitions: Vec<PartitionId>);
 
-    /// Leaves the group and gives back what was fetched and not yielded.
+    /// Leaves the group and gives back what was fetched and not yielded. The scheduler closes the settler
+    /// first; what is unsettled by then comes again.
     ///
     /// # Errors
     /// If leaving failed; what was not settled still comes again.

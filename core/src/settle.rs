@@ -83,7 +83,8 @@ pub enum Settled {
         /// What was not done.
         settlement: Box<Settlement>,
     },
-    /// Its effects failed: just this message's part was undone. It counts as a failed attempt of the handler.
+    /// Its effects failed: just this message's part was undone, and the delivery is still ours. It counts as a
+    /// failed attempt of the handler, and will be settled again with a token of the same id.
     EffectsFailed(Error),
     /// Whether it happened is not known. Never success and never drop: the message may come again.
     Unknown(Error),

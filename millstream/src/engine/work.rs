@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use metrics::{Histogram, histogram};
 use millstream_core::BoxFuture;
@@ -81,6 +82,9 @@ const CHUNK: usize = 32;
 /// After so many visits without a wait, others on this thread get their turn.
 const TURNS: u32 = 8;
 
+/// So do they after a visit that took longer: what it finished should be settled before more is begun.
+const LONG: Duration = Duration::from_millis(1);
+
 async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Cell>, Context) -> F) {
     let mut slots = Slots::new(desk.policy.concurrency);
     let mut jobs: Vec<Job> = Vec::new();
@@ -128,14 +132,18 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
                 }
             }
         }
+        turns += 1;
         if !ended.is_empty() {
-            let elapsed = Instant::now();
+            let end = Instant::now();
             for one in ended.drain(..) {
-                time.record(elapsed.duration_since(one.started).as_secs_f64());
+                time.record(end.duration_since(one.started).as_secs_f64());
                 done.extend(result(one));
             }
+            if !idle && end.duration_since(now) > LONG {
+                desk.with(end, |window| window.finished(&mut done, end));
+                turns = TURNS;
+            }
         }
-        turns += 1;
         if turns >= TURNS {
             turns = 0;
             tokio::task::yield_now().await;

@@ -6,7 +6,8 @@ use millstream_core::{Message, Order};
 use millstream_testkit::sim::{Shape, SimBroker};
 use tokio::time::sleep;
 
-use super::{Log, numbered, publish, run, until};
+use super::super::{LeaseRenewal, TimeSource, start};
+use super::{Fun, Log, numbered, publish, run, spec_of, until};
 use crate::policy::Policy;
 use crate::{Failure, Retry};
 
@@ -96,4 +97,29 @@ async fn what_was_not_started_is_given_back_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(5), "no wait for the leases: {:?}", begun.elapsed());
     assert!(second.shutdown().await.is_clean());
     assert_eq!(log.len(), 50, "handlers that end in time leave no duplicate");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handlers_that_block_every_thread_of_the_runtime_lose_no_lease() {
+    let broker = queue(Order::None, Duration::from_secs(1));
+    let log = Log::default();
+    let l = log.clone();
+    publish(&broker.connection(), (0..4).map(|i| Message::new("t", "x").with_id(i.to_string()))).await;
+    let handler = Fun(move |m: Message, _| {
+        let l = l.clone();
+        async move {
+            // On purpose: both threads of the runtime stand still for three leases.
+            std::thread::sleep(Duration::from_secs(3));
+            l.add(&m);
+            Ok(())
+        }
+    });
+    let (mut engine, spec) = spec_of(&broker.connection(), Policy::default(), handler);
+    engine.settings.leases = LeaseRenewal::OwnThread;
+    engine.settings.time = TimeSource::System;
+    let running = start(engine, vec![spec]).await.unwrap();
+    until(|| log.len() >= 4).await;
+    let report = running.shutdown().await;
+    assert_eq!(log.len(), 4, "no redelivery");
+    assert_eq!(report.subscriptions[0].leases_lost, 0, "{report:?}");
 }

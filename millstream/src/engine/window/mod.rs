@@ -513,12 +513,10 @@ impl Window {
 
     /// Tokens of everything that is ours now, for the lease thread.
     pub(crate) fn held_tokens(&self, input: Input, into: &mut Vec<TokenId>) {
-        into.extend(
-            self.entries
-                .iter()
-                .filter(|(_, e)| e.input == input)
-                .filter_map(|(_, e)| e.token.as_ref().map(Token::id)),
-        );
+        let entries = self.entries.iter().filter(|(_, e)| e.input == input);
+        into.extend(entries.filter_map(|(_, e)| e.token.as_ref().map(Token::id)));
+        // What is finished stays ours until it is settled, however long the settler has to wait for its turn.
+        into.extend(self.settlements[input as usize].iter().map(|o| o.settlement.token.id()));
     }
 
     // ---- Arriving ----------------------------------------------------------------------------------------
@@ -921,11 +919,14 @@ impl Window {
     pub(crate) fn extended(&mut self, held: &[TokenId], kept: &[bool], asked: Instant) {
         let Some(lease) = self.rules.lease else { return };
         let kept: HashMap<TokenId, bool> = held.iter().copied().zip(kept.iter().copied()).collect();
-        for (_, entry) in &mut self.entries {
-            match kept.get(&entry.id) {
-                Some(true) => entry.lease_until = Some(asked + lease),
+        let queued = self.settlements.iter_mut().flatten();
+        let queued = queued.map(|o| (o.settlement.token.id(), &mut o.tag.lease_until));
+        let held = self.entries.iter_mut().map(|(_, e)| (e.id, &mut e.lease_until));
+        for (id, lease_until) in held.chain(queued) {
+            match kept.get(&id) {
+                Some(true) => *lease_until = Some(asked + lease),
                 // Lost already: whatever it comes to is too late.
-                Some(false) => entry.lease_until = Some(asked),
+                Some(false) => *lease_until = Some(asked),
                 None => {}
             }
         }
