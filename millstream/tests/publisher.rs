@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use common::{Plan, Recorder, UserCreated, ada};
 use millstream::{
     Codecs, Error, ErrorKind, Event, EventRegistry, Headers, IdFactory, Limits, Message, PublishOptions,
-    Scheduler, WriteOutcome, event, names,
+    WriteOutcome, event, names,
 };
 
 #[derive(Event, serde::Serialize, serde::Deserialize)]
