@@ -112,6 +112,16 @@ impl WriteReport {
         self.outcomes.iter().all(WriteOutcome::is_written)
     }
 
+    /// How many messages were written.
+    #[must_use]
+    pub fn written(&self) -> usize {
+        if self.outcomes.is_empty() {
+            self.len
+        } else {
+            self.outcomes.iter().filter(|o| o.is_written()).count()
+        }
+    }
+
     /// One outcome a message, in the order of the batch.
     #[must_use]
     pub fn into_outcomes(self) -> Vec<WriteOutcome> {

@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
+use metrics::{Counter, counter};
 use millstream_core::erased::DynWriter;
 use millstream_core::event::Format as _;
 use millstream_core::{
     ByteString, Codecs, Error, ErrorKind, Event, Headers, Limits, Message, Result, WriteOutcome, WriteReport,
     Writer, WriterCapabilities, names,
 };
+use tracing::{Instrument, Span};
 
 use crate::context::{Context, Held};
 use crate::{EventRegistry, IdFactory};
@@ -55,6 +57,7 @@ struct Shared {
     limits: Limits,
     clock: fn() -> SystemTime,
     closed: Arc<AtomicBool>,
+    published: Counter,
 }
 
 /// What goes with one event beside itself.
@@ -144,6 +147,7 @@ impl Publisher {
             limits: Limits::default(),
             clock: SystemTime::now,
             closed: Arc::default(),
+            published: counter!("millstream_published_total"),
         };
         Self { shared: Arc::new(shared), held: None, trace: Trace::default() }
     }
@@ -521,11 +525,28 @@ impl Publisher {
     async fn write(&self, messages: Vec<Message>) -> Result<WriteReport> {
         let writer = self.open()?;
         let max = self.shared.capabilities.max_batch.max(1);
-        if messages.len() <= max {
-            return writer.write(messages).await;
-        }
-        write_in_parts(&**writer, messages, max).await
+        let span = send_span(&messages);
+        let report = if messages.len() <= max {
+            writer.write(messages).instrument(span).await?
+        } else {
+            write_in_parts(&**writer, messages, max).instrument(span).await?
+        };
+        self.shared.published.increment(report.written() as u64);
+        Ok(report)
     }
+}
+
+/// The span of a write, with the names of the OpenTelemetry conventions for messaging.
+fn send_span(messages: &[Message]) -> Span {
+    let first = messages.first();
+    tracing::info_span!(
+        "send",
+        otel.kind = "producer",
+        messaging.operation.type = "send",
+        messaging.destination.name = first.map(|m| &*m.topic),
+        messaging.message.id = first.map(|m| &*m.id),
+        messaging.batch.message_count = messages.len(),
+    )
 }
 
 /// Writes a batch in parts, and stops behind what may be tried again.

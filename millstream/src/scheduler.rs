@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use millstream_core::erased::{DynAdmin, DynReader};
 use millstream_core::{
-    Admin, ByteString, DedupScope, Durability, Error, ErrorKind, OpenRequest, Reader, Result, Writer,
+    Admin, ByteString, DedupScope, Durability, End, Error, ErrorKind, OpenRequest, Reader, Result, Writer,
 };
 
 use crate::context::SubscriptionInfo;
@@ -191,11 +191,22 @@ impl<S> Scheduler<S> {
             }
             None => (prepared.own_topic)(self.registry())?,
         };
+        let capabilities = self.reader.capabilities();
+        if prepared.options.group.is_none()
+            && capabilities.groups
+            && !capabilities.group_required
+            && prepared.options.end == End::Never
+        {
+            // Its progress ends with the process, so a name that moves on a rename does no harm; without a group
+            // nobody would ever be done with a message, and the topic would fill up. With an end it is a replay,
+            // which leaves no trace.
+            prepared.options.group = Some(prepared.name.clone());
+        }
         let locate = |error: Error| match &prepared.options.group {
             Some(group) => error.topic(&*topic).group(group),
             None => error.topic(&*topic),
         };
-        if prepared.options.group.is_none() && self.reader.capabilities().group_required {
+        if prepared.options.group.is_none() && capabilities.group_required {
             return Err(locate(
                 Error::new(
                     ErrorKind::InvalidConfig,

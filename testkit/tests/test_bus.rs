@@ -70,11 +70,10 @@ async fn duplicates_are_counted() {
     async fn count(_: OrderPlaced) -> Outcome {
         Ok(())
     }
-    let bus = TestBus::start(|bus| {
-        bus.subscribe(count.group("stock").deduplicate(EmbeddedDedupStore::new(1_000)))
-    })
-    .await
-    .unwrap();
+    let bus =
+        TestBus::start(|bus| bus.subscribe(count.group("stock").deduplicate(EmbeddedDedupStore::new(1_000))))
+            .await
+            .unwrap();
 
     for _ in 0..3 {
         let options = millstream::PublishOptions::new().id("order-7");

@@ -9,7 +9,10 @@ use tokio::time::Instant;
 pub(crate) enum Clock {
     System,
     /// The day of the start plus what the runtime says has passed: for tests with paused time.
-    Runtime { day: SystemTime, start: Instant },
+    Runtime {
+        day: SystemTime,
+        start: Instant,
+    },
 }
 
 impl Clock {

@@ -28,8 +28,7 @@ pub(super) async fn run(desk: Arc<Desk>, admin: Option<Arc<dyn DynAdmin>>, clock
     let lag = named("millstream_lag");
     let oldest = named("millstream_oldest_age_seconds");
     loop {
-        let (held, runs, keys) =
-            desk.with(Instant::now(), |w| (w.in_flight(), w.running(), w.parked_keys()));
+        let (held, runs, keys) = desk.with(Instant::now(), |w| (w.in_flight(), w.running(), w.parked_keys()));
         // Gauges are floats; counts this small are exact in them.
         in_flight.set(held as f64);
         running.set(runs as f64);

@@ -33,8 +33,8 @@ pub use running::{Control, Report, SubscriptionReport};
 pub use settings::{LeaseRenewal, Settings, TimeSource};
 pub(crate) use work::{Work, work};
 
-use crate::context::SubscriptionInfo;
 use crate::Policy;
+use crate::context::SubscriptionInfo;
 
 /// What the engine works on.
 pub(crate) struct Engine {

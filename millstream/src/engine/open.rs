@@ -183,7 +183,9 @@ impl DeadLetterRoute {
             })
         };
         let (topic, writer, native) = match target {
-            DeadLetterTarget::Default if capabilities.dead_letters == DeadLetters::Native => (dlq, None, true),
+            DeadLetterTarget::Default if capabilities.dead_letters == DeadLetters::Native => {
+                (dlq, None, true)
+            }
             DeadLetterTarget::Default => (dlq, own()?, false),
             DeadLetterTarget::Topic(name) => (name.clone(), own()?, false),
             DeadLetterTarget::Writer(writer) => (dlq, Some(Arc::clone(writer)), false),

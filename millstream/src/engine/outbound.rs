@@ -162,7 +162,9 @@ async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
                     worked = false;
                     going[*i].left.push(message.clone());
                     match other {
-                        WriteOutcome::Failed(e) | WriteOutcome::Unknown(e) => failed(desk, route.way, &mut going[*i], &e),
+                        WriteOutcome::Failed(e) | WriteOutcome::Unknown(e) => {
+                            failed(desk, route.way, &mut going[*i], &e)
+                        }
                         // What a later version of the contract adds is not success.
                         _ => failed(desk, route.way, &mut going[*i], "an outcome that is not known here"),
                     }

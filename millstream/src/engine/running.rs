@@ -298,7 +298,9 @@ pub(super) async fn start(engine: Engine, specs: Vec<Spec>) -> Result<Running> {
         for (input, plan) in part.leases.drain(..) {
             let run = leases::run(Arc::clone(&part.desk), input, plan);
             match engine.settings.leases {
-                LeaseRenewal::OwnThread => lease_loops.push(Box::pin(run) as millstream_core::BoxFuture<'static, ()>),
+                LeaseRenewal::OwnThread => {
+                    lease_loops.push(Box::pin(run) as millstream_core::BoxFuture<'static, ()>)
+                }
                 LeaseRenewal::Task => drop(tokio::spawn(run)),
             }
         }
@@ -310,7 +312,9 @@ pub(super) async fn start(engine: Engine, specs: Vec<Spec>) -> Result<Running> {
         for task in &subscriptions {
             task.abort();
         }
-        return Err(Error::new(ErrorKind::Io, "the thread that extends leases cannot be started").source(error));
+        return Err(
+            Error::new(ErrorKind::Io, "the thread that extends leases cannot be started").source(error)
+        );
     }
     Ok(Running { control, subscriptions, drain })
 }
@@ -391,7 +395,9 @@ async fn supervise(parts: Parts) -> Vec<String> {
         }
     };
     if timeout(CLOSING, close).await.is_err() {
-        told.push(format!("settling and closing took longer than {CLOSING:?}; what was not settled comes again"));
+        told.push(format!(
+            "settling and closing took longer than {CLOSING:?}; what was not settled comes again"
+        ));
     }
     helpers.abort_all();
     told

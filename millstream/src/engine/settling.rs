@@ -12,7 +12,11 @@ use super::faults::Place;
 use super::window::{Input, Outward, Tag};
 
 /// Settles until the subscription closes, then closes the settler.
-pub(super) async fn run(desk: Arc<Desk>, input: Input, mut settler: Box<dyn DynSettler>) -> Result<(), Error> {
+pub(super) async fn run(
+    desk: Arc<Desk>,
+    input: Input,
+    mut settler: Box<dyn DynSettler>,
+) -> Result<(), Error> {
     let mut outward: Vec<Outward> = Vec::new();
     let mut backoff = Backoff::default();
     loop {

@@ -157,7 +157,8 @@ impl<F: Future<Output = Outcome>> Slots<F> {
             slot
         });
         let slot = &mut self.slots[at];
-        (slot.index, slot.rest, slot.span, slot.started, slot.deadline) = (index, rest, span, started, deadline);
+        (slot.index, slot.rest, slot.span, slot.started, slot.deadline) =
+            (index, rest, span, started, deadline);
         // Making the future runs no code of the user's; a panic in there would be ours.
         slot.future.as_mut().set(Some(make(Arc::clone(&slot.cell))));
         self.poll_slot(at, ended);

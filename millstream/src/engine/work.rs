@@ -125,7 +125,9 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
                 Execution::Async => slots.expire(now, limit, &mut ended),
                 // A thread cannot be stopped, and a second copy beside it would be worse than waiting.
                 Execution::Blocking => {
-                    if slots.overlook(now) > 0 && desk.faults.set(Place::Stuck, format_args!("over {limit:?}")) {
+                    if slots.overlook(now) > 0
+                        && desk.faults.set(Place::Stuck, format_args!("over {limit:?}"))
+                    {
                         tracing::error!(topic = %desk.info.topic, handler = %desk.info.handler, ?limit,
                             "a blocking handler does not end; its message stays with it");
                     }

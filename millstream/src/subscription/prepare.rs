@@ -127,7 +127,7 @@ fn function_name(path: &str) -> &str {
         return "handler";
     }
     let bare = path.find('<').map_or(path, |generics| &path[..generics]);
-    let named = bare.find("::{{closure}}").map_or(bare, |closure| &bare[..closure]);
+    let named = bare.trim_end_matches("::{{closure}}");
     let start = named.rfind("::").map_or(0, |colons| colons + 2);
     &bare[start..]
 }
@@ -151,6 +151,7 @@ mod tests {
         assert_eq!(function_name("shop::mail::relay<shop::Paid>"), "relay");
         assert_eq!(function_name("shop::main::{{closure}}"), "main::{{closure}}");
         assert_eq!(function_name("shop::main::{{closure}}::{{closure}}"), "main::{{closure}}::{{closure}}");
+        assert_eq!(function_name("shop::main::{{closure}}::count"), "count");
         assert_eq!(function_name("bare"), "bare");
     }
 }

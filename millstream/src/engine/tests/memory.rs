@@ -55,7 +55,8 @@ async fn a_hot_key_delays_no_other() {
     .await;
     let mut messages: Vec<_> =
         (0..5).map(|i| Message::new("t", "x").with_id(format!("h{i}")).with_key("hot")).collect();
-    messages.extend((0..200).map(|i| Message::new("t", "x").with_id(format!("c{i}")).with_key(format!("k{i}"))));
+    messages
+        .extend((0..200).map(|i| Message::new("t", "x").with_id(format!("c{i}")).with_key(format!("k{i}"))));
     publish(&broker, messages).await;
     until(|| log.lock().unwrap().len() == 205).await;
     let log = log.lock().unwrap().clone();
@@ -111,11 +112,8 @@ async fn an_outage_dead_letters_nothing() {
         if begun.elapsed() < Duration::from_secs(600) { Err(Failure::retry("down")) } else { Ok(()) }
     })
     .await;
-    publish(
-        &broker,
-        (0..500).map(|i| Message::new("t", "x").with_id(i.to_string()).with_key(i.to_string())),
-    )
-    .await;
+    publish(&broker, (0..500).map(|i| Message::new("t", "x").with_id(i.to_string()).with_key(i.to_string())))
+        .await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let health = running.control().health();
     assert!(!health.subscriptions[0].why.is_empty(), "{health:?}");

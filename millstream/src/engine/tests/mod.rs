@@ -61,10 +61,18 @@ fn spec_of(connection: &Connection, policy: Policy, handler: impl Handler) -> (E
         other_types: OtherTypes::default(),
         publisher: Publisher::new(SimBroker::builder().build().writer(), EventRegistry::default()),
     });
-    let settings =
-        Settings { time: TimeSource::Runtime, leases: LeaseRenewal::Task, seed: Some(7), ..Settings::default() };
-    let engine =
-        Engine { reader: connection.reader, writer: Some(connection.writer), admin: connection.admin, settings };
+    let settings = Settings {
+        time: TimeSource::Runtime,
+        leases: LeaseRenewal::Task,
+        seed: Some(7),
+        ..Settings::default()
+    };
+    let engine = Engine {
+        reader: connection.reader,
+        writer: Some(connection.writer),
+        admin: connection.admin,
+        settings,
+    };
     (engine, Spec { info, policy, open: OpenRequest::new("t").group("g"), work: work(handler) })
 }
 

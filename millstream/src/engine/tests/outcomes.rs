@@ -55,7 +55,11 @@ async fn a_write_that_fails_is_tried_again_without_running_the_handler() {
     let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 2 }).build();
     let runs = Arc::new(AtomicU64::new(0));
     let r = Arc::clone(&runs);
-    broker.control().inject(Operation::Write, Trigger::next(3).on("out"), Injury::Fail(ErrorKind::Unavailable));
+    broker.control().inject(
+        Operation::Write,
+        Trigger::next(3).on("out"),
+        Injury::Fail(ErrorKind::Unavailable),
+    );
     let handler = Seeing(move |context: &mut Context| {
         r.fetch_add(1, Ordering::Relaxed);
         let id = context.message().id.clone();
@@ -153,11 +157,8 @@ async fn a_batch_keeps_order_and_runs_singly_when_it_fails() {
         b.lock().unwrap().push(ids);
         Ok(())
     });
-    let policy = Policy {
-        batch: Some(Batching::new(10, Duration::from_millis(50))),
-        concurrency: 1,
-        ..quick()
-    };
+    let policy =
+        Policy { batch: Some(Batching::new(10, Duration::from_millis(50))), concurrency: 1, ..quick() };
     let running = run_handler(&connection, policy, handler).await;
     publish(&connection, numbered(100, 3)).await;
     let control = running.control();
@@ -464,8 +465,11 @@ async fn what_can_never_be_sent_makes_its_message_a_dead_letter_and_holds_up_no_
 #[tokio::test(start_paused = true)]
 async fn a_writer_that_refuses_everything_is_waited_for_whatever_it_says() {
     let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 2 }).build();
-    let fault =
-        broker.control().inject(Operation::Write, Trigger::always().on("out"), Injury::Refuse(ErrorKind::Denied));
+    let fault = broker.control().inject(
+        Operation::Write,
+        Trigger::always().on("out"),
+        Injury::Refuse(ErrorKind::Denied),
+    );
     let handler = Seeing(|context: &mut Context| {
         context.held().publish([Message::new("out", "y")])?;
         Ok(())

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::lanes::{Index, LaneId, NONE};
 use super::{
-    DeadLoad, DedupStep, Done, ERROR_LIMIT, Entry, Input, Load, Outgoing, Outward, ParkLoad, ParkMode, Report,
-    Stage, Tag, Then, Window,
+    DeadLoad, DedupStep, Done, ERROR_LIMIT, Entry, Input, Load, Outgoing, Outward, ParkLoad, ParkMode,
+    Report, Stage, Tag, Then, Window,
 };
 use crate::context::Item;
 use crate::policy::{DeadLetterTarget, Next, Ordering};
@@ -140,13 +140,7 @@ impl Window {
         }
     }
 
-    pub(super) fn failed(
-        &mut self,
-        index: Index,
-        item: Box<Item>,
-        failure: Failure,
-        now: Instant,
-    ) {
+    pub(super) fn failed(&mut self, index: Index, item: Box<Item>, failure: Failure, now: Instant) {
         self.counts.failed(1);
         let attempt = item.attempt;
         let wall = self.rules.clock.now();
@@ -196,7 +190,9 @@ impl Window {
             }
         };
         let next = match next {
-            Next::DeadLetter if matches!(self.rules.policy.dead_letters, DeadLetterTarget::Discard) => Next::Discard,
+            Next::DeadLetter if matches!(self.rules.policy.dead_letters, DeadLetterTarget::Discard) => {
+                Next::Discard
+            }
             next => next,
         };
         let kind = failure.kind();
@@ -308,7 +304,8 @@ impl Window {
         let reservation = entry.reservation.take();
         let history = entry.history.take().map(|h| *h).unwrap_or_default();
         let Some(item) = entry.item.take() else { return };
-        let load = ParkLoad { message: item.message, origin: item.origin, attempts: entry.attempts, due, history };
+        let load =
+            ParkLoad { message: item.message, origin: item.origin, attempts: entry.attempts, due, history };
         let partition = entry.partition;
         if let Some(lane) = entry.lane {
             self.lanes.park(lane, 1, partition);
@@ -522,7 +519,13 @@ impl Window {
     }
 
     /// What the broker said to a settlement. One that must be sent again is given back.
-    pub(crate) fn settled(&mut self, input: Input, tag: Tag, outcome: Settled, now: Instant) -> Option<Outward> {
+    pub(crate) fn settled(
+        &mut self,
+        input: Input,
+        tag: Tag,
+        outcome: Settled,
+        now: Instant,
+    ) -> Option<Outward> {
         match outcome {
             Settled::Failed { settlement, error } => {
                 tracing::debug!(error = %error, "a settlement failed and is sent again");

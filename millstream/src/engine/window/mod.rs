@@ -39,8 +39,8 @@ pub(crate) use counts::Counts;
 pub(crate) use lanes::{Index, LaneId};
 use lanes::{Lanes, NONE};
 use outage::OutageWatch;
-use partitions::Partition;
 use partitions::MarkRequest;
+use partitions::Partition;
 
 use super::clock::Clock;
 use crate::context::Item;
@@ -416,7 +416,9 @@ impl Window {
         let room = match input {
             Input::Main => room,
             // The park may fill half of the window, so that it never stops the topic.
-            Input::Park => room.min((self.rules.policy.max_in_flight / 2).max(1).saturating_sub(self.park_entries)),
+            Input::Park => {
+                room.min((self.rules.policy.max_in_flight / 2).max(1).saturating_sub(self.park_entries))
+            }
         };
         let bytes = self.rules.policy.memory.saturating_sub(self.bytes);
         // Room for a few is not worth a read while more is about to come free.
@@ -868,7 +870,9 @@ impl Window {
         let idle: Vec<Index> = self
             .entries
             .iter()
-            .filter(|(_, e)| matches!(e.stage, Stage::Queued | Stage::Reserving | Stage::Ready | Stage::Waiting))
+            .filter(|(_, e)| {
+                matches!(e.stage, Stage::Queued | Stage::Reserving | Stage::Ready | Stage::Waiting)
+            })
             .map(|(i, _)| Index::try_from(i).unwrap_or(NONE))
             .collect();
         self.counts.given_back += idle.len() as u64;
@@ -943,7 +947,12 @@ pub(crate) struct Report {
 }
 
 /// The id of a message that came without one: from its place, so that it is the same at each delivery.
-fn foreign_id(message: &Message, partition: PartitionId, position: Option<Position>, token: &Token) -> ByteString {
+fn foreign_id(
+    message: &Message,
+    partition: PartitionId,
+    position: Option<Position>,
+    token: &Token,
+) -> ByteString {
     let place = position.map_or(token.id().id, |p| p.0);
     format!("{}-{partition}-{place}", message.topic).into()
 }
@@ -985,4 +994,3 @@ impl Remembered {
         if self.attempts.is_empty() { None } else { self.attempts.get(id).copied() }
     }
 }
-

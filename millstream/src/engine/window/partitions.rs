@@ -223,7 +223,10 @@ impl Window {
                     let mut settlement = Settlement::ack(token);
                     settlement.emit = cargo.emit;
                     settlement.effects = cargo.effects;
-                    ready.push((settlement, Tag { waits: Some(cargo.index), partition, count: 1, lease_until: None }));
+                    ready.push((
+                        settlement,
+                        Tag { waits: Some(cargo.index), partition, count: 1, lease_until: None },
+                    ));
                 }
                 None => match ready.last_mut() {
                     // The later one settles the earlier with it.
@@ -231,7 +234,10 @@ impl Window {
                         *last = Settlement::ack(token);
                         tag.count += 1;
                     }
-                    _ => ready.push((Settlement::ack(token), Tag { waits: None, partition, count: 1, lease_until: None })),
+                    _ => ready.push((
+                        Settlement::ack(token),
+                        Tag { waits: None, partition, count: 1, lease_until: None },
+                    )),
                 },
             }
         }
@@ -323,7 +329,9 @@ impl Window {
         entry.stage = Stage::Reserving;
         let position = entry.item.as_ref().and_then(|i| i.origin.position);
         let key = (entry.input, entry.partition);
-        let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) else { return };
+        let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) else {
+            return;
+        };
         if suspicion.is_guilty(position) {
             self.crash_loop(index, now);
             return;
@@ -336,7 +344,12 @@ impl Window {
         let Some(partition) = self.partitions.get_mut(&key) else { return };
         let Some(suspicion) = &mut partition.suspicion else { return };
         if let Some((index, note)) = suspicion.next() {
-            self.marks.push(MarkRequest { partition: key.1, epoch: partition.epoch, note, then: Some(index) });
+            self.marks.push(MarkRequest {
+                partition: key.1,
+                epoch: partition.epoch,
+                note,
+                then: Some(index),
+            });
         }
     }
 
@@ -382,4 +395,3 @@ impl Window {
         }
     }
 }
-
