@@ -433,13 +433,13 @@ async fn publisher_and_scheduler_stand_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_group_the_handlers_name_is_one_where_progress_ends_with_the_process() {
-    async fn count(_: millstream::Message) -> Outcome {
+    async fn count(_: Message) -> Outcome {
         Ok(())
     }
     let bus = Bus::connect("memory://no-group").await.unwrap();
     let publisher = bus.publisher().clone();
     let running = bus.subscribe_to("clicks", count).start().await.unwrap();
-    publisher.publish_message(millstream::Message::new("clicks", "1")).await.unwrap();
+    publisher.publish_message(Message::new("clicks", "1")).await.unwrap();
     while running.control().counts()[0].handled < 1 {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }

@@ -1,6 +1,7 @@
 //! SIGTERM at random moments, to real processes: nothing is lost, and handlers that end in time leave no
 //! duplicate.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
 
 use std::collections::HashMap;
 use std::process::{Command, Stdio};

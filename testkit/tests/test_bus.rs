@@ -54,7 +54,7 @@ async fn what_cannot_be_handled_is_found_among_the_dead_letters() {
     let bus = TestBus::start(|bus| bus.subscribe(bill.group("billing"))).await.unwrap();
 
     bus.publish(&order("ada", -1)).await.unwrap();
-    bus.publish_message(millstream::Message::new("order.placed", "not json")).await.unwrap();
+    bus.publish_message(Message::new("order.placed", "not json")).await.unwrap();
     bus.quiet().await;
 
     let letters = bus.dead_letters("order.placed").await.unwrap();

@@ -161,13 +161,12 @@ async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
                 other => {
                     worked = false;
                     going[*i].left.push(message.clone());
-                    match other {
-                        WriteOutcome::Failed(e) | WriteOutcome::Unknown(e) => {
-                            failed(desk, route.way, &mut going[*i], &e)
-                        }
+                    let why = match other {
+                        WriteOutcome::Failed(error) | WriteOutcome::Unknown(error) => error.to_string(),
                         // What a later version of the contract adds is not success.
-                        _ => failed(desk, route.way, &mut going[*i], "an outcome that is not known here"),
-                    }
+                        _ => "an outcome that is not known here".to_owned(),
+                    };
+                    failed(desk, route.way, &mut going[*i], why);
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::erased::DynSource;
-use millstream_core::{Error, ErrorKind, Result};
+use millstream_core::{BoxFuture, Error, ErrorKind, Result};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
@@ -299,7 +299,7 @@ pub(super) async fn start(engine: Engine, specs: Vec<Spec>) -> Result<Running> {
             let run = leases::run(Arc::clone(&part.desk), input, plan);
             match engine.settings.leases {
                 LeaseRenewal::OwnThread => {
-                    lease_loops.push(Box::pin(run) as millstream_core::BoxFuture<'static, ()>)
+                    lease_loops.push(Box::pin(run) as BoxFuture<'static, ()>);
                 }
                 LeaseRenewal::Task => drop(tokio::spawn(run)),
             }

@@ -40,8 +40,7 @@ async fn a_hot_key_delays_no_other() {
     let begun = Instant::now();
     let log = Arc::new(std::sync::Mutex::new(Vec::new()));
     let l = log.clone();
-    let mut policy = Policy::default();
-    policy.concurrency = 4;
+    let policy = Policy { concurrency: 4, ..Policy::default() };
     let running = run(&broker, policy, move |m, _| {
         let l = l.clone();
         async move {
@@ -72,8 +71,8 @@ async fn a_failing_message_is_retried_and_then_dead_lettered() {
     let broker = MemoryBroker::builder().build().connection();
     let runs = Arc::new(AtomicU64::new(0));
     let r = runs.clone();
-    let mut policy = Policy::default();
-    policy.retry = Retry::exponential(Duration::from_secs(1), Duration::from_secs(600)).attempts(12);
+    let retry = Retry::exponential(Duration::from_secs(1), Duration::from_secs(600)).attempts(12);
+    let policy = Policy { retry, ..Policy::default() };
     let running = run(&broker, policy, move |m, attempt| {
         let r = r.clone();
         async move {

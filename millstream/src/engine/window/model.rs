@@ -61,11 +61,13 @@ struct World {
 
 impl World {
     fn new(keys: Vec<Option<u8>>, cumulative: bool, parks: bool) -> Self {
-        let mut policy = Policy::default();
-        policy.max_in_flight = 16;
-        policy.concurrency = 5;
-        policy.retry = Retry::exponential(Duration::from_secs(10), Duration::from_secs(120)).attempts(4);
-        policy.outage = Outage::never();
+        let policy = Policy {
+            max_in_flight: 16,
+            concurrency: 5,
+            retry: Retry::exponential(Duration::from_secs(10), Duration::from_secs(120)).attempts(4),
+            outage: Outage::never(),
+            ..Policy::default()
+        };
         let info = SubscriptionInfo {
             topic: "t".into(),
             group: Some("g".into()),
