@@ -14,12 +14,14 @@ use super::clock::Clock;
 use super::desk::Desk;
 use super::outbound::Route;
 use super::pump::{ParkSide, Pump};
-use super::running::Inputs;
 use super::settings::TimeSource;
 use super::window::{Counts, Input, ParkMode, Rules, Way, Window};
 use super::work::Work;
 use super::{Engine, Spec, park};
 use crate::policy::{DeadLetterTarget, Ordering};
+
+/// Something of each input.
+type Inputs<T> = Vec<(Input, T)>;
 
 /// An opened subscription, to be run.
 pub(super) struct Parts {

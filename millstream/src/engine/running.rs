@@ -15,7 +15,6 @@ use super::open::{self, Parts};
 use super::outbound;
 use super::pump::Pump;
 use super::settings::LeaseRenewal;
-use super::window::Input;
 use super::{Engine, Health, Spec, gauges, leases, reserving, settling};
 
 /// After the drain: how long settling and closing may take.
@@ -413,6 +412,3 @@ fn broken(desk: &Desk, told: &mut Vec<String>, what: &str, error: &tokio::task::
     told.push(format!("{what} broke: {error}"));
     desk.enter(Phase::Aborted);
 }
-
-/// Names the inputs in [`Parts`].
-pub(super) type Inputs<T> = Vec<(Input, T)>;

@@ -10,11 +10,11 @@ use millstream_core::{
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::super::clock::Clock;
 use super::*;
 use crate::context::SubscriptionInfo;
-use crate::policy::{OtherTypes, Outage};
-use crate::{EventRegistry, Publisher, Retry};
+use crate::engine::clock::Clock;
+use crate::policy::{OtherTypes, Outage, Policy};
+use crate::{EventRegistry, Failure, Publisher, Retry};
 
 const MESSAGES: u64 = 60;
 

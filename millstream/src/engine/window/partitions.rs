@@ -4,10 +4,10 @@ use foldhash::HashMap;
 use millstream_core::{Assigned, Epoch, Origin, PartitionId, Position, Settlement, Token};
 use tokio::time::Instant;
 
-use super::finish::Cargo;
 use super::lanes::{Index, LaneId, NONE};
+use super::settle::Cargo;
 use super::tracker::Tracker;
-use super::{Input, Stage, Tag, Window};
+use super::{Input, MarkRequest, Stage, Tag, Window};
 use crate::engine::suspicion::{Mark, Suspicion};
 
 /// A partition that is ours.
@@ -46,15 +46,6 @@ impl Partition {
             suspicion.ran(index);
         }
     }
-}
-
-/// A note to be stored durably; `then` may run once it is.
-#[derive(Debug)]
-pub(crate) struct MarkRequest {
-    pub(crate) partition: PartitionId,
-    pub(crate) epoch: Epoch,
-    pub(crate) note: String,
-    pub(crate) then: Option<Index>,
 }
 
 /// Partitions to be read no further, and those to be read again.

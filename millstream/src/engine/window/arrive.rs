@@ -1,0 +1,277 @@
+//! Arriving: a delivery becomes an entry, enters its lane, and gets its turn.
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use foldhash::HashMap;
+use millstream_core::{ByteString, Delivery, Message, PartitionId, Position, Token, names};
+use tokio::time::Instant;
+
+use super::entry::{Entry, Fate, History, Stage};
+use super::lanes::{Index, NONE};
+use super::{Input, ParkMode, Then, Window};
+use crate::context::Item;
+use crate::engine::park;
+use crate::policy::Ordering;
+
+impl Window {
+    /// Takes deliveries in. The vector is emptied.
+    pub(crate) fn arrive(&mut self, input: Input, deliveries: &mut Vec<Delivery>, now: Instant) {
+        for delivery in deliveries.drain(..) {
+            self.arrive_one(input, delivery, now);
+        }
+    }
+
+    pub(super) fn arrive_one(&mut self, input: Input, delivery: Delivery, now: Instant) {
+        let origin = delivery.origin();
+        let Some(number) = self.admit(input, &origin, now) else {
+            // Of an assignment that is over: whoever has the partition now reads it.
+            self.counts.stale += 1;
+            drop(delivery.token);
+            return;
+        };
+        self.counts.read(1);
+        let Delivery { mut message, token, position, deliveries, parked, .. } = delivery;
+        if message.id.is_empty() {
+            message.id = foreign_id(&message, origin.partition, position, &token);
+        }
+        let size = message.size();
+        let mut entry = Entry {
+            item: None,
+            id: token.id(),
+            token: Some(token),
+            input,
+            partition: origin.partition,
+            stage: Stage::Queued,
+            lane: None,
+            previous: NONE,
+            next: NONE,
+            fate: Fate::Run,
+            number,
+            size,
+            attempts: 0,
+            excused: 0,
+            due: None,
+            lease_until: self.rules.lease.map(|l| now + l),
+            stamp: 0,
+            single: false,
+            marked: false,
+            history: None,
+            reservation: None,
+            reserved_at: None,
+            extra: None,
+        };
+        if let Some(note) = &parked {
+            entry.attempts = note.attempts;
+            entry.history = Some(Box::new(History {
+                first_failure: note.first_failure,
+                last_failure: note.first_failure,
+                error: note.error.clone(),
+                error_type: String::new(),
+            }));
+        } else if let Some(attempts) = self.remembered.take(&message.id) {
+            entry.attempts = attempts;
+        }
+        if input == Input::Park {
+            let note = park::unpark(&mut message, &self.rules.topic, self.rules.clock);
+            entry.attempts = note.attempts;
+            entry.due = note.due.filter(|at| *at > now);
+            entry.history = note.history.map(Box::new);
+            self.park_entries += 1;
+        }
+        entry.lane = match self.rules.policy.ordering {
+            Ordering::Sequential => Some(0),
+            Ordering::PerKey => message.lane_key().map(|key| self.lanes.id(key)),
+        };
+        let for_another = message
+            .headers
+            .get_str(names::REDRIVE_GROUP)
+            .is_some_and(|group| Some(group) != self.rules.group.as_deref());
+        if for_another {
+            entry.fate = Fate::Skip;
+        } else if deliveries > self.rules.policy.delivery_limit() {
+            entry.fate = Fate::CrashLoop;
+        }
+        entry.item = Some(self.boxed(Item { message, origin, attempt: 0, deliveries }));
+        self.bytes += size;
+        let lane = entry.lane;
+        let index = self.insert(entry);
+        let is_head = self.enter_lane(index);
+        match (lane, self.rules.park) {
+            (Some(lane), ParkMode::Topic) if input == Input::Main && self.lanes.parked(lane) > 0 => {
+                self.park_to_topic(index, None);
+            }
+            (Some(lane), ParkMode::Native) if self.lanes.parked(lane) > 0 && parked.is_none() => {
+                self.park_natively(index, None, now);
+            }
+            (Some(lane), ParkMode::Native) if parked.is_some() => {
+                // The park gave its head back: from here on the driver keeps the key's order.
+                self.lanes.unpark(lane, u32::MAX);
+                if is_head {
+                    self.become_head(index, now);
+                }
+            }
+            _ if is_head => self.become_head(index, now),
+            _ => {}
+        }
+    }
+
+    /// Puts an item into a box of an earlier one.
+    pub(super) fn boxed(&mut self, item: Item) -> Box<Item> {
+        match self.spare.pop() {
+            Some(mut spare) => {
+                *spare = item;
+                spare
+            }
+            None => Box::new(item),
+        }
+    }
+
+    /// Keeps the box of a message that is done, and lets its bytes go.
+    pub(super) fn recycle(&mut self, mut item: Box<Item>) {
+        item.message = Message::new("", bytes::Bytes::new());
+        self.spare.push(item);
+    }
+
+    pub(super) fn insert(&mut self, mut entry: Entry) -> Index {
+        self.stamp = self.stamp.wrapping_add(1);
+        entry.stamp = self.stamp;
+        // A window holds at most `max_in_flight` and what the park adds: far below four thousand million.
+        Index::try_from(self.entries.insert(entry)).unwrap_or(NONE)
+    }
+
+    /// Queues an entry in its lane; says whether it is the head.
+    pub(super) fn enter_lane(&mut self, index: Index) -> bool {
+        let Some(lane) = self.entries[index as usize].lane else { return true };
+        match self.lanes.push(lane, index) {
+            None => true,
+            Some(before) => {
+                self.entries[before as usize].next = index;
+                self.entries[index as usize].previous = before;
+                false
+            }
+        }
+    }
+
+    /// The head of a lane gets its turn.
+    pub(super) fn become_head(&mut self, index: Index, now: Instant) {
+        let entry = &self.entries[index as usize];
+        match (entry.fate, entry.due) {
+            (Fate::Skip, _) => {
+                self.counts.skipped(1);
+                self.complete(index, Then::Ack, now);
+            }
+            (Fate::CrashLoop, _) => self.crash_loop(index, now),
+            (Fate::Run, Some(due)) if due > now => self.wait_until(index, due),
+            (Fate::Run, _) => self.make_ready(index, now),
+        }
+    }
+
+    pub(super) fn wait_until(&mut self, index: Index, due: Instant) {
+        let earliest = self.timers.peek().is_none_or(|Reverse((at, _, _))| due < *at);
+        let entry = &mut self.entries[index as usize];
+        entry.stage = Stage::Waiting;
+        entry.due = Some(due);
+        self.timers.push(Reverse((due, index, entry.stamp)));
+        self.wake_pump |= earliest;
+    }
+
+    pub(super) fn make_ready(&mut self, index: Index, now: Instant) {
+        if self.is_suspect(index) {
+            self.suspect(index, now);
+            return;
+        }
+        let dedup = self.rules.policy.dedup.is_some();
+        let entry = &mut self.entries[index as usize];
+        if dedup && entry.reservation.is_none() {
+            entry.stage = Stage::Reserving;
+            self.reserving.push(index);
+            return;
+        }
+        entry.stage = Stage::Ready;
+        self.ready.push_back(index);
+        if let Some(batching) = &self.rules.policy.batch {
+            self.wake_pump |= self.batch.opened(now, batching.within);
+        }
+        // While an outage lasts, a probe may be due that only the pump's timer starts.
+        self.wake_pump |= self.outage.is_down();
+    }
+
+    /// The window is full and does not move: lanes that hold more than their share of it go to the park, all
+    /// but their first few, so that a slow or failing key does not keep the others out.
+    pub(crate) fn relieve(&mut self, now: Instant) {
+        const KEPT: usize = 8;
+        if self.rules.policy.ordering == Ordering::Sequential || self.room() > 0 || self.closing {
+            return;
+        }
+        for (lane, ends) in self.lanes.crowded(self.share()) {
+            let excess: Vec<Index> = self.behind(ends.head).into_iter().skip(KEPT).collect();
+            match self.rules.park {
+                ParkMode::Topic => {
+                    for index in excess {
+                        if self.entries[index as usize].input == Input::Main {
+                            self.park_to_topic(index, None);
+                        }
+                    }
+                }
+                ParkMode::Native => {
+                    let Some(head) = self.entries.get(ends.head as usize) else { continue };
+                    self.mark_parked(lane, head.partition);
+                    for (i, index) in excess.into_iter().enumerate() {
+                        self.park_natively(index, (i == 0).then_some(Duration::from_secs(1)), now);
+                    }
+                }
+                ParkMode::None | ParkMode::Redeliver(_) => {}
+            }
+        }
+    }
+
+    /// Whether a window that does not move can be relieved.
+    pub(crate) fn can_park(&self) -> bool {
+        matches!(self.rules.park, ParkMode::Topic | ParkMode::Native)
+    }
+
+    /// The most messages of one key that may wait here while others find no room.
+    pub(super) fn share(&self) -> u32 {
+        u32::try_from(self.rules.policy.max_in_flight / 4).unwrap_or(u32::MAX).max(8)
+    }
+}
+
+/// The id of a message that came without one: from its place, so that it is the same at each delivery.
+fn foreign_id(
+    message: &Message,
+    partition: PartitionId,
+    position: Option<Position>,
+    token: &Token,
+) -> ByteString {
+    let place = position.map_or(token.id().id, |p| p.0);
+    format!("{}-{partition}-{place}", message.topic).into()
+}
+
+/// Attempts of messages given back to a broker that remembers none: bounded, the oldest forgotten first. One
+/// that is forgotten starts from zero, and the delivery limit ends it.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    attempts: HashMap<ByteString, u32>,
+    order: VecDeque<ByteString>,
+}
+
+impl Remembered {
+    const LIMIT: usize = 10_000;
+
+    pub(super) fn put(&mut self, id: ByteString, attempts: u32) {
+        if self.attempts.insert(id.clone(), attempts).is_none() {
+            self.order.push_back(id);
+        }
+        while self.order.len() > Self::LIMIT {
+            if let Some(oldest) = self.order.pop_front() {
+                self.attempts.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn take(&mut self, id: &ByteString) -> Option<u32> {
+        if self.attempts.is_empty() { None } else { self.attempts.get(id).copied() }
+    }
+}

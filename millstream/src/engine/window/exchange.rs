@@ -1,0 +1,178 @@
+//! What goes in and out of the window: jobs and results, what must leave, what is to be settled.
+
+use std::time::{Duration, SystemTime};
+
+use millstream_core::{Effects, Epoch, Message, Origin, PartitionId, Reservation, Settlement};
+use tokio::time::Instant;
+
+use super::entry::History;
+use super::lanes::{Index, LaneId};
+use crate::context::Item;
+use crate::policy::Next;
+use crate::{Failure, Outcome};
+
+/// Which of a subscription's two inputs a message came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Input {
+    /// The topic.
+    Main = 0,
+    /// The group's park of it.
+    Park = 1,
+}
+
+impl Input {
+    pub(crate) const ALL: [Self; 2] = [Self::Main, Self::Park];
+}
+
+/// A message for a runner; `rest` are the others of a batch.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) index: Index,
+    pub(crate) item: Box<Item>,
+    pub(crate) rest: Vec<(Index, Box<Item>)>,
+}
+
+/// What a runner brings back.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) index: Index,
+    pub(crate) item: Box<Item>,
+    pub(crate) rest: Vec<(Index, Box<Item>)>,
+    pub(crate) outcome: Outcome,
+    /// Published by the handler, to leave with its success.
+    pub(crate) emit: Vec<Message>,
+    pub(crate) effects: Effects,
+}
+
+/// What must be written, confirmed, before a message is settled.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) index: Index,
+    /// Others of its batch, settled the same way with it.
+    pub(crate) rest: Vec<Index>,
+    pub(crate) lane: Option<LaneId>,
+    pub(crate) load: Load,
+    pub(crate) dedup: DedupStep,
+    pub(crate) then: Then,
+}
+
+/// The ways out: each has a task of its own, so that a target that is down holds up only what goes there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Emit = 0,
+    Dead = 1,
+    Park = 2,
+}
+
+#[cfg(test)]
+impl Way {
+    pub(crate) const ALL: [Self; 3] = [Self::Emit, Self::Dead, Self::Park];
+}
+
+impl Load {
+    pub(super) fn way(&self) -> Way {
+        match self {
+            Self::Nothing | Self::Emit(_) => Way::Emit,
+            Self::Dead(_) => Way::Dead,
+            Self::Park(_) => Way::Park,
+        }
+    }
+}
+
+/// What is to be written.
+#[derive(Debug)]
+pub(crate) enum Load {
+    /// Nothing: just the deduplication store.
+    Nothing,
+    /// A handler's messages.
+    Emit(Vec<Message>),
+    /// A dead letter.
+    Dead(Box<DeadLoad>),
+    /// A message to the park topic; due then, or behind its key.
+    Park(Box<ParkLoad>),
+}
+
+/// A dead letter to be built and written.
+#[derive(Debug)]
+pub(crate) struct DeadLoad {
+    pub(crate) message: Message,
+    pub(crate) origin: Origin,
+    pub(crate) class: &'static str,
+    pub(crate) attempts: u32,
+    pub(crate) deliveries: u32,
+    pub(crate) history: History,
+}
+
+/// A message to be parked.
+#[derive(Debug)]
+pub(crate) struct ParkLoad {
+    pub(crate) message: Message,
+    pub(crate) origin: Origin,
+    pub(crate) attempts: u32,
+    pub(crate) due: Option<SystemTime>,
+    pub(crate) history: History,
+}
+
+/// What the deduplication store is to be told.
+#[derive(Debug)]
+pub(crate) enum DedupStep {
+    Confirm(Vec<Reservation>),
+    Release(Vec<Reservation>),
+}
+
+/// How a message ends once what had to leave has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    Ack,
+    Release,
+    Retry(Duration),
+    ParkNative { after: Option<Duration> },
+}
+
+/// A settlement and what depends on it.
+#[derive(Debug)]
+pub(crate) struct Outward {
+    pub(crate) settlement: Settlement,
+    pub(crate) tag: Tag,
+}
+
+/// What depends on a settlement.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tag {
+    /// An entry that waits for it, with its lane.
+    pub(crate) waits: Option<Index>,
+    pub(crate) partition: PartitionId,
+    /// Messages it settles; more than one for a cumulative settlement.
+    pub(crate) count: usize,
+    /// Too late after this.
+    pub(crate) lease_until: Option<Instant>,
+}
+
+/// Who has something to do now.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wants {
+    pub(crate) runners: bool,
+    pub(crate) reserver: bool,
+    pub(crate) outbound: [bool; 3],
+    pub(crate) settlers: [bool; 2],
+    pub(crate) pump: bool,
+    pub(crate) reports: bool,
+}
+
+/// A failure, for logs and the user's own hook.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) message: Message,
+    pub(crate) attempt: u32,
+    pub(crate) failure: Failure,
+    pub(crate) next: Next,
+}
+
+/// A note to be stored durably; `then` may run once it is.
+#[derive(Debug)]
+pub(crate) struct MarkRequest {
+    pub(crate) partition: PartitionId,
+    pub(crate) epoch: Epoch,
+    pub(crate) note: String,
+    pub(crate) then: Option<Index>,
+}

@@ -1,0 +1,177 @@
+//! Settling: the end of a message, and what the broker says to it.
+
+use millstream_core::{Effects, Error, Message, Park, ParkNote, Settled, Settlement, Token, Verdict};
+use tokio::time::Instant;
+
+use super::lanes::{Index, NONE};
+use super::{Entry, Input, Outward, Stage, Tag, Then, Window};
+use crate::Failure;
+
+/// What rides along with an acknowledgement that waits for its turn in a tracker.
+#[derive(Debug)]
+pub(super) struct Cargo {
+    pub(super) index: Index,
+    pub(super) emit: Vec<Message>,
+    pub(super) effects: Effects,
+}
+
+impl Window {
+    /// Settles with what must commit in the same transaction; the lane waits for the answer, and so do the
+    /// others of its batch.
+    pub(super) fn settle_with(
+        &mut self,
+        index: Index,
+        followers: Vec<Index>,
+        emit: Vec<Message>,
+        effects: Effects,
+    ) {
+        let entry = &mut self.entries[index as usize];
+        let Some(token) = entry.token.take() else { return };
+        entry.stage = Stage::Settling;
+        if !followers.is_empty() {
+            entry.extra.get_or_insert_default().followers = followers;
+        }
+        let (input, partition, number) = (entry.input, entry.partition, entry.number);
+        let lease_until = entry.lease_until;
+        if self.rules.cumulative {
+            let cargo = Cargo { index, emit, effects };
+            self.track(input, partition, number, token, Some(Box::new(cargo)));
+            return;
+        }
+        let mut settlement = Settlement::ack(token);
+        settlement.emit = emit;
+        settlement.effects = effects;
+        self.send(input, settlement, Tag { waits: Some(index), partition, count: 1, lease_until });
+    }
+
+    pub(super) fn send(&mut self, input: Input, settlement: Settlement, tag: Tag) {
+        self.unsettled += 1;
+        self.sent(input, tag.partition);
+        self.settlements[input as usize].push(Outward { settlement, tag });
+    }
+
+    /// Ends a message that nothing holds any more: settles it and lets its lane go on.
+    pub(super) fn complete(&mut self, index: Index, then: Then, now: Instant) {
+        let Some(mut entry) = self.remove(index, now) else { return };
+        let Some(token) = entry.token.take() else { return };
+        let (input, partition) = (entry.input, entry.partition);
+        if self.rules.cumulative {
+            match then {
+                Then::Ack => self.track(input, partition, entry.number, token, None),
+                // What is given back is just not settled.
+                Then::Release | Then::Retry(_) | Then::ParkNative { .. } => drop(token),
+            }
+            return;
+        }
+        let verdict = match then {
+            Then::Ack => Verdict::Ack,
+            Then::Release => Verdict::Release,
+            Then::Retry(after) => Verdict::Retry { after },
+            Then::ParkNative { after } => {
+                let history = entry.history.take().unwrap_or_default();
+                let note = ParkNote {
+                    attempts: entry.attempts,
+                    first_failure: history.first_failure,
+                    error: history.error,
+                };
+                Verdict::Park(Box::new(Park { after, note }))
+            }
+        };
+        let tag = Tag { waits: None, partition, count: 1, lease_until: entry.lease_until };
+        self.send(input, Settlement::new(token, verdict), tag);
+    }
+
+    /// Takes an entry out of the window and out of its lane, and lets the lane go on.
+    pub(super) fn remove(&mut self, index: Index, now: Instant) -> Option<Entry> {
+        let entry = self.entries.try_remove(index as usize)?;
+        self.bytes -= entry.size;
+        if entry.input == Input::Park {
+            self.park_entries -= 1;
+        }
+        if let Some(lane) = entry.lane {
+            if entry.previous != NONE {
+                self.entries[entry.previous as usize].next = entry.next;
+            }
+            if entry.next != NONE {
+                self.entries[entry.next as usize].previous = entry.previous;
+            }
+            let head = self.lanes.unlink(lane, entry.previous, entry.next);
+            if entry.input == Input::Park {
+                self.lanes.unpark(lane, 1);
+            }
+            // Others than queued ones are of the same batch, or leaving for the park in their order.
+            if let Some(head) = head
+                && self.entries[head as usize].stage == Stage::Queued
+                && !self.closing
+            {
+                self.become_head(head, now);
+            }
+        }
+        self.wake_pump |= self.closing || self.has_revocations();
+        Some(entry)
+    }
+
+    /// What the broker said to a settlement. One that must be sent again is given back.
+    pub(crate) fn settled(
+        &mut self,
+        input: Input,
+        tag: Tag,
+        outcome: Settled,
+        now: Instant,
+    ) -> Option<Outward> {
+        match outcome {
+            Settled::Failed { settlement, error } => {
+                tracing::debug!(error = %error, "a settlement failed and is sent again");
+                return Some(Outward { settlement: *settlement, tag });
+            }
+            Settled::EffectsFailed(error) => {
+                self.confirm(input, &tag);
+                if let Some(index) = tag.waits {
+                    self.undone(index, error, now);
+                }
+                return None;
+            }
+            Settled::Done => {}
+            Settled::Unknown(error) => {
+                tracing::warn!(error = %error,
+                    "whether a settlement happened is not known: the message may come again");
+                self.counts.unknown(tag.count as u64);
+            }
+            // What a later version of the contract adds is not success.
+            Settled::Lost | _ => self.counts.lease_lost(tag.count as u64),
+        }
+        self.confirm(input, &tag);
+        if let Some(index) = tag.waits
+            && let Some(mut entry) = self.remove(index, now)
+        {
+            for other in entry.extra.take().map(|e| e.followers).unwrap_or_default() {
+                self.complete(other, Then::Ack, now);
+            }
+        }
+        self.wake_pump |= self.closing || self.has_revocations();
+        None
+    }
+
+    /// The driver undid a message's effects: its handler's success did not last, and counts as a failure.
+    pub(super) fn undone(&mut self, index: Index, error: Error, now: Instant) {
+        let Some(entry) = self.entries.get_mut(index as usize) else { return };
+        let Some(item) = entry.item.take() else { return };
+        entry.token = Some(Token::new(entry.id.partition, entry.id.epoch, entry.id.id));
+        let followers = entry.extra.take().map(|e| e.followers).unwrap_or_default();
+        self.counts.handled_total = self.counts.handled_total.saturating_sub(1 + followers.len() as u64);
+        if followers.is_empty() {
+            self.failed(index, item, Failure::from(error), now);
+            return;
+        }
+        let rest = followers
+            .into_iter()
+            .filter_map(|i| self.entries[i as usize].item.take().map(|item| (i, item)))
+            .collect();
+        self.split_batch(index, item, rest, &Failure::from(error), now);
+    }
+
+    /// Gives a message back that was not started, or failed while everything closes.
+    pub(super) fn give_back(&mut self, index: Index, now: Instant) {
+        self.release_and(index, Then::Release, now);
+    }
+}
