@@ -112,9 +112,11 @@ fn the_metrics_say_what_the_report_says() {
     }
 }
 
-/// The fields of each span, by its name.
+/// A span's name and fields.
+type Seen = (String, BTreeMap<String, String>);
+
 #[derive(Clone, Default)]
-struct Spans(Arc<Mutex<Vec<(String, BTreeMap<String, String>)>>>);
+struct Spans(Arc<Mutex<Vec<Seen>>>);
 
 /// Of all tests here: a subscriber of one thread's own would miss what another thread met first.
 fn spans() -> &'static Spans {
