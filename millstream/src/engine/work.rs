@@ -181,7 +181,6 @@ fn result(ended: Ended) -> Option<Done> {
     let mut context = context?;
     let (emit, effects) = context.take_held();
     let (item, items) = context.into_items();
-    let (emit, effects) = if outcome.is_ok() { (emit, effects) } else { Default::default() };
     Some(Done { index, item, rest: rest.into_iter().zip(items).collect(), outcome, emit, effects })
 }
 

@@ -39,6 +39,48 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A window of sixteen messages, five at a time; of one partition if settlement is cumulative.
+pub(super) fn window(cumulative: bool, parks: bool) -> Window {
+    let policy = Policy {
+        max_in_flight: 16,
+        concurrency: 5,
+        retry: Retry::exponential(Duration::from_secs(10), Duration::from_secs(120)).attempts(4),
+        outage: Outage::never(),
+        ..Policy::default()
+    };
+    let info = SubscriptionInfo {
+        topic: "t".into(),
+        group: Some("g".into()),
+        handler: "h".into(),
+        max_attempts: 4,
+        codecs: Codecs::default(),
+        other_types: OtherTypes::default(),
+        publisher: Publisher::new(
+            millstream_memory::MemoryBroker::builder().build().writer(),
+            EventRegistry::default(),
+        ),
+    };
+    let rules = Rules {
+        policy,
+        cumulative,
+        partitions: cumulative,
+        atomic_emit: false,
+        effects: false,
+        park: if parks { ParkMode::Native } else { ParkMode::None },
+        keyed_redelivery: false,
+        topic: "t".into(),
+        group: Some("g".into()),
+        lease: None,
+        clock: Clock::System,
+        seed: Some(1),
+    };
+    let mut window = Window::new(rules, Counts::new(&info));
+    if cumulative {
+        window.assigned(Input::Main, &[Assigned::new(PartitionId(0), Epoch(0))], false);
+    }
+    window
+}
+
 /// A broker, as far as the window can tell, that checks what it is told.
 struct World {
     window: Window,
@@ -61,43 +103,7 @@ struct World {
 
 impl World {
     fn new(keys: Vec<Option<u8>>, cumulative: bool, parks: bool) -> Self {
-        let policy = Policy {
-            max_in_flight: 16,
-            concurrency: 5,
-            retry: Retry::exponential(Duration::from_secs(10), Duration::from_secs(120)).attempts(4),
-            outage: Outage::never(),
-            ..Policy::default()
-        };
-        let info = SubscriptionInfo {
-            topic: "t".into(),
-            group: Some("g".into()),
-            handler: "h".into(),
-            max_attempts: 4,
-            codecs: Codecs::default(),
-            other_types: OtherTypes::default(),
-            publisher: Publisher::new(
-                millstream_memory::MemoryBroker::builder().build().writer(),
-                EventRegistry::default(),
-            ),
-        };
-        let rules = Rules {
-            policy,
-            cumulative,
-            partitions: cumulative,
-            atomic_emit: false,
-            effects: false,
-            park: if parks { ParkMode::Native } else { ParkMode::None },
-            keyed_redelivery: false,
-            topic: "t".into(),
-            group: Some("g".into()),
-            lease: None,
-            clock: Clock::System,
-            seed: Some(1),
-        };
-        let mut window = Window::new(rules, Counts::new(&info));
-        if cumulative {
-            window.assigned(Input::Main, &[Assigned::new(PartitionId(0), Epoch(0))], false);
-        }
+        let window = window(cumulative, parks);
         Self {
             window,
             now: Instant::now(),

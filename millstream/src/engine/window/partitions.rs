@@ -386,3 +386,77 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millstream_core::{Assigned, Delivery, Epoch, Message, PartitionId, Position, Token};
+    use tokio::time::Instant;
+
+    use super::super::model::window;
+    use super::super::{Done, Input, Job, Window};
+
+    const PARTITION: PartitionId = PartitionId(0);
+
+    fn arrive(window: &mut Window, epoch: u32, offset: u64) {
+        let token = Token::new(PARTITION, Epoch(epoch), offset);
+        let message = Message::new("t", "x").with_id(offset.to_string());
+        let mut deliveries = vec![Delivery::new(message, token).at(Position(offset))];
+        window.arrive(Input::Main, &mut deliveries, Instant::now());
+    }
+
+    fn take(window: &mut Window) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        window.take(10, 1, Instant::now(), &mut jobs);
+        jobs
+    }
+
+    fn end(window: &mut Window, job: Job) {
+        let Job { index, item, rest } = job;
+        let mut done =
+            vec![Done { index, item, rest, outcome: Ok(()), emit: Vec::new(), effects: Vec::new() }];
+        window.finished(&mut done, Instant::now());
+    }
+
+    fn settlements(window: &mut Window) -> usize {
+        let mut outward = Vec::new();
+        window.take_settlements(Input::Main, Instant::now(), &mut outward);
+        outward.len()
+    }
+
+    #[tokio::test]
+    async fn a_delivery_of_an_assignment_that_is_over_is_dropped_and_counted() {
+        let mut window = window(true, false);
+        window.lost(Input::Main, &[(PARTITION, Epoch(0))], Instant::now());
+        window.assigned(Input::Main, &[Assigned::new(PARTITION, Epoch(1))], false);
+        arrive(&mut window, 0, 7);
+        assert!(take(&mut window).is_empty());
+        assert_eq!((window.counts.stale, window.counts.reads), (1, 0));
+        arrive(&mut window, 1, 7);
+        assert_eq!(take(&mut window).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_completion_of_an_assignment_that_is_over_settles_nothing_and_is_counted() {
+        let mut window = window(true, false);
+        arrive(&mut window, 0, 7);
+        let job = take(&mut window).remove(0);
+        window.lost(Input::Main, &[(PARTITION, Epoch(0))], Instant::now());
+        window.assigned(Input::Main, &[Assigned::new(PARTITION, Epoch(1))], false);
+        end(&mut window, job);
+        assert_eq!(settlements(&mut window), 0);
+        assert_eq!(window.counts.leases_lost, 1);
+    }
+
+    #[tokio::test]
+    async fn what_arrives_while_a_partition_is_given_back_is_not_started() {
+        let mut window = window(true, false);
+        arrive(&mut window, 0, 7);
+        let job = take(&mut window).remove(0);
+        window.revoking(Input::Main, &[(PARTITION, Epoch(0))], Instant::now());
+        arrive(&mut window, 0, 8);
+        assert!(take(&mut window).is_empty());
+        assert!(!window.is_released(Input::Main, &[(PARTITION, Epoch(0))]), "one still runs");
+        end(&mut window, job);
+        assert_eq!(settlements(&mut window), 1);
+    }
+}
