@@ -75,7 +75,8 @@ pub struct Delivery {
     pub token: Token,
     /// Its place in the partition, where there are places.
     pub position: Option<Position>,
-    /// How often the broker delivered it, this time included; 0 where it does not count.
+    /// How often the broker delivered it, this time included; 0 where it does not count. A driver that parks
+    /// natively counts anew from each park, since the run before it ended in order.
     pub deliveries: u32,
     /// What was noted when it was parked natively; only if it comes out of a park.
     pub parked: Option<Box<ParkNote>>,

@@ -30,7 +30,8 @@ pub enum Verdict {
 ///
 /// A driver that parks natively delivers nothing of this key to the group before the head of the key's park
 /// is due, and then delivers the park's messages in their order, each once the one before it was settled
-/// with an [`Ack`](Verdict::Ack) or [`Dead`](Verdict::Dead); only then newer messages of the key.
+/// with an [`Ack`](Verdict::Ack) or [`Dead`](Verdict::Dead); only then newer messages of the key. Their deliveries
+/// are counted anew. One that is given back after it came out of the park comes again with its note.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Park {
     /// Due after this; `None`: behind those of its key that are parked already.

@@ -246,6 +246,8 @@ impl Group {
                 self.come_back(position, None);
             }
             Verdict::Park(park) => {
+                // Its last run ended in order: what is counted is deliveries since.
+                begun.get_mut().deliveries = 0;
                 begun.get_mut().note = Some(Box::new(park.note));
                 self.come_back(position, park.after.map(from_now));
             }

@@ -146,7 +146,7 @@ async fn a_parked_message_that_fails_again_stays_the_head_of_its_park() {
     assert_eq!(start.elapsed(), 10 * SECOND);
     assert_eq!(text(&again.message), "1");
     assert_eq!(again.parked.as_deref(), Some(&note("twice")));
-    assert_eq!(again.deliveries, 3);
+    assert_eq!(again.deliveries, 1, "counted anew since it was parked");
     assert_eq!(broker.admin().groups(TOPIC).await.unwrap()[0].parked, 1);
 }
 

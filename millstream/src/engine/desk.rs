@@ -1,6 +1,7 @@
 //! The desk: the one place where a subscription's tasks meet. A lock around the window, and a bell for each
 //! of those who wait for something in it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -109,14 +110,18 @@ impl Desk {
             ),
         }
         if let Some(hook) = &self.policy.on_error {
-            hook(&FailureReport {
+            let report = FailureReport {
                 message,
                 group: self.info.group.as_deref(),
                 handler: &self.info.handler,
                 attempt: *attempt,
                 failure,
                 next: *next,
-            });
+            };
+            // The user's code, on a task of ours: a panic in it must not end the subscription.
+            if catch_unwind(AssertUnwindSafe(|| hook(&report))).is_err() {
+                tracing::error!(topic = %self.info.topic, handler = %self.info.handler, "the `on_error` hook panicked");
+            }
         }
     }
 

@@ -366,6 +366,8 @@ impl Pool {
         let Some(out) = self.remove(token) else { return };
         match log.get(out.offset) {
             Some(message) => {
+                // Its last run ended in order: what is counted is deliveries since.
+                self.counts.remove(&out.offset);
                 let lane = self.park_lane(out.offset, message);
                 self.park_at(out.offset, lane, due, note);
             }

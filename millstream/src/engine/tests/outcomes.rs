@@ -484,3 +484,66 @@ async fn a_writer_that_refuses_everything_is_waited_for_whatever_it_says() {
     assert!(running.shutdown().await.is_clean());
     assert_eq!(broker.control().messages("out").len(), 5);
 }
+
+/// A dependency that is away for three hours, with waits long enough to be parked each time.
+async fn unavailable_for_hours(connection: &Connection) {
+    let up = Instant::now() + Duration::from_secs(3 * 3600);
+    let policy = Policy { retry: Retry::fixed(Duration::from_secs(90)).attempts(3), ..Policy::default() };
+    let running = run(connection, policy, move |_, _| async move {
+        if Instant::now() < up { Err(Failure::unavailable("away")) } else { Ok(()) }
+    })
+    .await;
+    publish(connection, numbered(2, 2)).await;
+    let control = running.control();
+    sleep(Duration::from_secs(3 * 3600)).await;
+    until(|| control.counts()[0].handled == 2).await;
+    let report = running.shutdown().await;
+    assert!(report.is_clean() && report.subscriptions[0].dead_lettered == 0, "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_hours_in_a_native_park_is_no_crash_loop() {
+    unavailable_for_hours(&memory()).await;
+    unavailable_for_hours(&SimBroker::builder().shape(Shape::WholeLog).build().connection()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_hours_on_a_queue_is_no_crash_loop() {
+    unavailable_for_hours(&SimBroker::builder().shape(Shape::standard_queue()).build().connection()).await;
+    unavailable_for_hours(&SimBroker::builder().shape(Shape::fifo_queue()).build().connection()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_panics_costs_nothing() {
+    let connection = memory();
+    let hook: crate::policy::OnError = Arc::new(|_| panic!("in the hook"));
+    let policy = Policy { on_error: Some(hook), ..quick() };
+    let running = run(&connection, policy, |_, attempt| async move {
+        if attempt < 3 { Err(Failure::retry("not yet")) } else { Ok(()) }
+    })
+    .await;
+    publish(&connection, numbered(5, 5)).await;
+    let control = running.control();
+    until(|| control.counts()[0].handled == 5).await;
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_seen_in_total_order_too() {
+    let connection = memory();
+    let up = Instant::now() + Duration::from_secs(600);
+    let policy = Policy {
+        ordering: Order::Sequential,
+        retry: Retry::fixed(Duration::from_secs(1)).attempts(5),
+        outage: crate::Outage::after(4, 1),
+        ..Policy::default()
+    };
+    let running = run(&connection, policy, move |_, _| async move {
+        if Instant::now() < up { Err(Failure::retry("down")) } else { Ok(()) }
+    })
+    .await;
+    publish(&connection, numbered(20, 20)).await;
+    let control = running.control();
+    until(|| control.counts()[0].handled == 20).await;
+    assert_eq!(running.shutdown().await.subscriptions[0].dead_lettered, 0);
+}

@@ -149,7 +149,9 @@ impl Window {
             }
             kind => {
                 // An unkeyed message counts as a key of its own.
-                let key = lane.unwrap_or_else(|| self.lanes.id(item.message.id.as_bytes()));
+                // In total order all are of one lane, but not of one key.
+                let own = self.lanes.id(item.message.lane_key().map_or(item.message.id.as_bytes(), |k| k));
+                let key = lane.filter(|_| self.rules.policy.ordering == Ordering::PerKey).unwrap_or(own);
                 let was_down = self.outage.is_down();
                 let down = self.outage.failure(key, now);
                 if down && !was_down {
@@ -162,7 +164,11 @@ impl Window {
                 } else if kind == FailureKind::Unavailable {
                     entry.excused = entry.excused.saturating_add(1);
                     let wait = self.rules.policy.retry.wait(entry.excused, &mut self.rng);
-                    self.retry_or_park(lane, wait)
+                    match self.rules.park {
+                        // Each redelivery would count towards the crash loop: it waits here, its lease kept.
+                        ParkMode::Redeliver(_) => Next::Retry(wait),
+                        _ => self.retry_or_park(lane, wait),
+                    }
                 } else {
                     entry.attempts += 1;
                     if entry.attempts >= self.rules.policy.retry.max_attempts() {
