@@ -155,6 +155,8 @@ bugs! {
     CountsNothing: LOG => "settling::deliveries_are_counted",
     /// Parks by retrying: the note is gone.
     ParksWithoutNote: LOG => "settling::a_parked_message_outlives_its_member",
+    /// Goes on counting deliveries through a park.
+    CountsThroughParks: LOG => "settling::deliveries_are_counted_anew_from_each_park",
     /// Parks by publishing anew with a delay: its key is not held.
     ParksByRepublishing: LOG => "settling::a_parked_key_comes_in_order_when_its_head_is_due",
     /// Acknowledges a dead letter without storing it.

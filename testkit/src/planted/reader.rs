@@ -133,6 +133,12 @@ impl PlantedSource {
             }
             Some(Bug::PositionsStandStill) => batch.iter_mut().for_each(|d| d.position = Some(Position(0))),
             Some(Bug::ReordersAKey) => batch.reverse(),
+            Some(Bug::CountsThroughParks) => {
+                for delivery in batch.iter_mut().filter(|d| d.parked.is_some()) {
+                    self.delivered += 1;
+                    delivery.deliveries += u32::try_from(self.delivered).unwrap_or(u32::MAX);
+                }
+            }
             Some(Bug::CountsNothing) => batch.iter_mut().for_each(|d| d.deliveries = 1),
             Some(Bug::DeliversTwice) => {
                 self.delivered += 1;

@@ -58,6 +58,12 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case!(
             "settling",
+            deliveries_are_counted_anew_from_each_park,
+            parking,
+            "a message that waited long is no crash loop: a park counts anew (Delivery::deliveries)"
+        ),
+        case!(
+            "settling",
             a_dead_letter_is_stored_and_its_source_acknowledged,
             burying,
             "Dead stores the message and acknowledges, as one (Verdict::Dead)"
@@ -221,6 +227,19 @@ async fn a_parked_message_outlives_its_member(world: World) -> Checked {
         "it came out of the park with {note:?}"
     );
     second.handle(again).await?;
+    world.verify(world.rules())
+}
+
+async fn deliveries_are_counted_anew_from_each_park(world: World) -> Checked {
+    let mut member = world.publish_and_join(vec![world.message("k")], "g").await?;
+    let mut delivery = member.take(1).await?.remove(0);
+    for _ in 0..3 {
+        member.settle_done(delivery, park(Some(world.scale().quiet))).await?;
+        delivery = member.take_within_of(1, world.scale().quiet).await?.remove(0);
+        // A driver that does not count says 0.
+        ensure!(delivery.deliveries <= 1, "it came out of the park as delivery {}", delivery.deliveries);
+    }
+    member.handle(vec![delivery]).await?;
     world.verify(world.rules())
 }
 
