@@ -547,3 +547,38 @@ async fn an_outage_is_seen_in_total_order_too() {
     until(|| control.counts()[0].handled == 20).await;
     assert_eq!(running.shutdown().await.subscriptions[0].dead_lettered, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_with_a_store_of_its_own_keeps_the_dead_letters_there() {
+    let broker = SimBroker::builder().shape(Shape::WholeLog).build();
+    let running = run(&broker.connection(), quick(), |m, _| async move {
+        if m.id == "1" { Err(Failure::unrecoverable("poison")) } else { Ok(()) }
+    })
+    .await;
+    publish(&broker.connection(), numbered(6, 3)).await;
+    let control = running.control();
+    until(|| control.counts()[0].handled == 5 && control.counts()[0].dead_lettered == 1).await;
+    let report = running.shutdown().await;
+    assert!(report.is_clean(), "{report:?}");
+    let letters = broker.control().dead_letters("t");
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].id, "1");
+    assert_eq!(letters[0].headers.get_str(names::DL_ERROR), Some("poison"));
+    assert!(broker.control().messages("t.dlq").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_of_dead_letters_that_fails_acknowledges_nothing_and_recovers() {
+    let broker = SimBroker::builder().shape(Shape::WholeLog).build();
+    let fault =
+        broker.control().inject(Operation::Settle, Trigger::always(), Injury::Fail(ErrorKind::Unavailable));
+    let running =
+        run(&broker.connection(), quick(), |_, _| async move { Err(Failure::unrecoverable("poison")) }).await;
+    publish(&broker.connection(), numbered(2, 2)).await;
+    sleep(Duration::from_secs(60)).await;
+    assert!(broker.control().dead_letters("t").is_empty());
+    assert!(!running.control().health().is_ready());
+    broker.control().heal(fault);
+    until(|| broker.control().dead_letters("t").len() == 2).await;
+    assert!(running.shutdown().await.is_clean());
+}
