@@ -120,7 +120,6 @@ async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
                     let letter = dead_letter(desk, route, load, max);
                     if route.native {
                         desk.with(Instant::now(), |window| {
-                            window.counts.dead(1);
                             window.left_as_dead(trip.out.index, Box::new(letter));
                         });
                         continue;

@@ -146,6 +146,20 @@ pub(crate) struct Tag {
     pub(crate) count: usize,
     /// Too late after this.
     pub(crate) lease_until: Option<Instant>,
+    /// It stores a dead letter: counted once the broker confirms.
+    pub(crate) dead: bool,
+}
+
+impl Tag {
+    /// One message, on which nothing waits.
+    pub(super) fn of(partition: PartitionId, lease_until: Option<Instant>) -> Self {
+        Self { waits: None, partition, count: 1, lease_until, dead: false }
+    }
+
+    /// An entry waits for it, with its lane.
+    pub(super) fn awaited_by(self, index: Index) -> Self {
+        Self { waits: Some(index), ..self }
+    }
 }
 
 /// Who has something to do now.

@@ -97,7 +97,7 @@ impl Window {
         let Some(token) = entry.token.take() else { return };
         entry.stage = Stage::Settling;
         let (input, partition, lease_until) = (entry.input, entry.partition, entry.lease_until);
-        let tag = Tag { waits: Some(index), partition, count: 1, lease_until };
+        let tag = Tag { dead: true, ..Tag::of(partition, lease_until).awaited_by(index) };
         self.send(input, Settlement::new(token, Verdict::Dead(letter)), tag);
     }
 

@@ -214,10 +214,7 @@ impl Window {
                     let mut settlement = Settlement::ack(token);
                     settlement.emit = cargo.emit;
                     settlement.effects = cargo.effects;
-                    ready.push((
-                        settlement,
-                        Tag { waits: Some(cargo.index), partition, count: 1, lease_until: None },
-                    ));
+                    ready.push((settlement, Tag::of(partition, None).awaited_by(cargo.index)));
                 }
                 None => match ready.last_mut() {
                     // The later one settles the earlier with it.
@@ -225,10 +222,7 @@ impl Window {
                         *last = Settlement::ack(token);
                         tag.count += 1;
                     }
-                    _ => ready.push((
-                        Settlement::ack(token),
-                        Tag { waits: None, partition, count: 1, lease_until: None },
-                    )),
+                    _ => ready.push((Settlement::ack(token), Tag::of(partition, None))),
                 },
             }
         }

@@ -41,7 +41,7 @@ impl Window {
         let mut settlement = Settlement::ack(token);
         settlement.emit = emit;
         settlement.effects = effects;
-        self.send(input, settlement, Tag { waits: Some(index), partition, count: 1, lease_until });
+        self.send(input, settlement, Tag::of(partition, lease_until).awaited_by(index));
     }
 
     pub(super) fn send(&mut self, input: Input, settlement: Settlement, tag: Tag) {
@@ -77,7 +77,7 @@ impl Window {
                 Verdict::Park(Box::new(Park { after, note }))
             }
         };
-        let tag = Tag { waits: None, partition, count: 1, lease_until: entry.lease_until };
+        let tag = Tag::of(partition, entry.lease_until);
         self.send(input, Settlement::new(token, verdict), tag);
     }
 
@@ -131,7 +131,7 @@ impl Window {
                 }
                 return None;
             }
-            Settled::Done => {}
+            Settled::Done => self.counts.dead(u64::from(tag.dead)),
             Settled::Unknown(error) => {
                 tracing::warn!(error = %error,
                     "whether a settlement happened is not known: the message may come again");
