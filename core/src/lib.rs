@@ -25,6 +25,7 @@ pub mod erased;
 mod error;
 pub mod event;
 mod headers;
+mod key;
 mod message;
 pub mod reader;
 mod settle;
@@ -46,6 +47,7 @@ pub use effects::{Effect, Effects};
 pub use error::{BoxError, Error, ErrorContext, ErrorKind, Result};
 pub use event::{Event, Format};
 pub use headers::{Headers, names};
+pub use key::AsKey;
 pub use message::{Limits, Message};
 pub use reader::{
     Args, Assignment, End, Exclusivity, LeasePlan, Leases, NoLeases, OpenRequest, Opened, Read, ReadLimits,

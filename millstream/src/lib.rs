@@ -67,7 +67,6 @@ pub mod extract;
 mod failure;
 pub mod handler;
 mod ids;
-mod key;
 pub mod layer;
 pub mod policy;
 mod publisher;
@@ -92,13 +91,12 @@ pub use extract::{Attempt, Deliveries, Extension, FromContext, FromRef, Key, Mes
 pub use failure::{Failure, FailureKind, Outcome};
 pub use handler::{Batch, Handler, IntoOutcome};
 pub use ids::IdFactory;
-pub use key::AsKey;
 pub use layer::Layer;
 pub use millstream_core as core;
 pub use millstream_core::{
-    ByteString, Bytes, Codec, Codecs, Connection, DedupStore, Driver, End, Error, ErrorKind, Event, Headers,
-    Limits, Message, Origin, PartitionId, Position, Reader, Result, Start, WriteOutcome, WriteReport, Writer,
-    codec, event, names,
+    AsKey, ByteString, Bytes, Codec, Codecs, Connection, DedupStore, Driver, End, Error, ErrorKind, Event,
+    Headers, Limits, Message, Origin, PartitionId, Position, Reader, Result, Start, WriteOutcome,
+    WriteReport, Writer, codec, event, names,
 };
 pub use millstream_macros::Event;
 pub use policy::{Batching, DeadLetterTarget, Execution, MaxGap, Ordering, OtherTypes, Outage, Policy};

@@ -207,3 +207,15 @@ fn text_bytes_numbers_and_pointers_are_keys() {
     assert_eq!(bytes(&[7u8; 2]), [7, 7]);
     assert_eq!(bytes(&millstream::ByteString::from_static("b")), b"b");
 }
+
+/// A crate of events that several services share needs the contract only.
+#[derive(Event, serde::Serialize, serde::Deserialize)]
+#[event(topic = "shared", key = "id", crate = millstream_core)]
+struct OnCoreAlone {
+    id: u32,
+}
+
+#[test]
+fn an_event_needs_no_more_than_the_core() {
+    assert_eq!(key_of(&OnCoreAlone { id: 7 }).as_deref(), Some("7"));
+}

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use millstream_core::{ByteString, Bytes};
+use bytes::Bytes;
+use bytestring::ByteString;
 
 /// A value as the bytes of a routing key or of a header. Text and bytes are themselves, numbers are decimal, `None`
 /// is none.
 ///
 /// ```
-/// use millstream::AsKey;
+/// use millstream_core::AsKey;
 /// assert_eq!(AsKey::as_key(&42u64).as_deref(), Some(&b"42"[..]));
 /// assert_eq!(AsKey::as_key(&None::<String>), None);
 /// ```
@@ -58,7 +59,9 @@ macro_rules! displayed {
 }
 
 // No floats: two that are equal need not be written alike.
-displayed!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, bool, char, uuid::Uuid);
+displayed!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, bool, char);
+#[cfg(feature = "uuid")]
+displayed!(uuid::Uuid);
 
 impl<T: AsKey> AsKey for Option<T> {
     fn as_key(&self) -> Option<Cow<'_, [u8]>> {
