@@ -39,6 +39,8 @@ pub(crate) fn expand(input: &DeriveInput, attributes: &Attributes) -> TokenStrea
 
     quote! {
         #[automatically_derived]
+        // A path that the user gave may be longer than it had to be where it lands.
+        #[allow(unused_qualifications)]
         impl #params #krate::Event for #name #arguments #bounds {
             type Format = #format;
             #topic
