@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::process::ExitCode;
 
 use millstream::{Error, ErrorKind};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::output;
 
@@ -13,13 +13,61 @@ pub(crate) const FAILED: u8 = 1;
 /// What was asked for makes no sense; clap ends with the same code.
 const USAGE: u8 = 2;
 
+/// How a command ends.
+pub(crate) type Ended = Result<ExitCode, Failed>;
+
+/// An error that ends a command, and what had been done before it.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    error: Error,
+    done: Option<Value>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, done: None }
+    }
+}
+
+impl Failed {
+    /// Adds what had been done: goes into the document.
+    pub(crate) fn having_done(error: Error, done: Value) -> Self {
+        Self { error, done: Some(done) }
+    }
+
+    /// What failed.
+    #[cfg(test)]
+    pub(crate) fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// What had been done.
+    #[cfg(test)]
+    pub(crate) fn done(&self) -> &Value {
+        self.done.as_ref().unwrap_or(&Value::Null)
+    }
+}
+
+/// How a command prints its outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// For people.
+    Text,
+    /// As JSON, for programs.
+    Json,
+}
+
 /// Prints an error with its causes on stderr, and as a document on stdout if that was asked for.
-pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
+pub(crate) fn report(failed: &Failed, form: Form) -> ExitCode {
+    let error = &failed.error;
     eprintln!("error: {}", text(error));
-    if json {
-        let document = json!({
+    if form == Form::Json {
+        let mut document = json!({
             "error": { "kind": error.kind().name(), "message": error.to_string(), "causes": causes(error) }
         });
+        if let Some(done) = &failed.done {
+            document["done"] = done.clone();
+        }
         output::document(&document);
     }
     ExitCode::from(exit_code(error.kind()))

@@ -1,18 +1,30 @@
 //! The `millstream` program: its command line, its exit codes, and how it prints errors.
 
+mod broker;
+mod check;
+mod dead_letters;
 mod demo;
 mod failed;
+mod moment;
 mod output;
+mod publish;
+mod signals;
+mod tail;
+mod text;
+mod topics;
+mod wire;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::failed::Form;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  it went well
-  1  it failed: an error, or the demo's ledger found something wrong
+  1  it failed: an error, an interrupted publish or redrive, or something wrong was found by demo or check
   2  the command line is wrong, or its URL is none that this program can use
 
 Logs go to stderr; choose them with RUST_LOG, such as RUST_LOG=millstream=debug. There are none by default.";
@@ -23,13 +35,18 @@ Logs go to stderr; choose them with RUST_LOG, such as RUST_LOG=millstream=debug.
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
-    /// Prints one JSON document on stdout, and nothing else there.
+    /// Prints JSON on stdout, and nothing else there: one document, or one a line where a command lists
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    Publish(publish::Options),
+    Tail(tail::Options),
+    Topics(topics::Options),
+    DeadLetters(dead_letters::Options),
+    Check(check::Options),
     Demo(demo::Options),
 }
 
@@ -38,8 +55,14 @@ async fn main() -> ExitCode {
     let line = CommandLine::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let form = if line.json { Form::Json } else { Form::Text };
     let ended = match line.command {
-        Command::Demo(options) => demo::run(&options, line.json).await,
+        Command::Publish(options) => publish::run(options, form).await,
+        Command::Tail(options) => tail::run(&options, form).await,
+        Command::Topics(options) => topics::run(&options, form).await,
+        Command::DeadLetters(options) => dead_letters::run(&options, form).await,
+        Command::Check(options) => check::run(&options, form).await,
+        Command::Demo(options) => demo::run(&options, form).await,
     };
-    ended.unwrap_or_else(|error| failed::report(&error, line.json))
+    ended.unwrap_or_else(|failed| failed::report(&failed, form))
 }

@@ -50,10 +50,10 @@ fn poison_ends_as_dead_letters_with_reasons() {
 #[test]
 fn the_document_says_how_long_it_took_and_what_was_asked_for() {
     let report = report(&["--events", "200", "--seed", "42"]);
-    assert_eq!(
-        (&report["seed"], &report["url"], &report["orders"]),
-        (&42.into(), &"memory://".into(), &200.into())
-    );
+    assert_eq!((&report["seed"], &report["orders"]), (&42.into(), &200.into()));
+    let url = report["url"].as_str().unwrap();
+    let file = url.strip_prefix("sqlite://").unwrap();
+    assert!(!std::path::Path::new(file).exists(), "the file is removed at the end: {url}");
     assert!(report["throughput"].as_f64().unwrap() > 0.0, "{report}");
     assert!(report["elapsed_s"].as_f64().unwrap() > 0.0, "{report}");
     let ms = |name: &str| report["latency"][name].as_f64().unwrap();
@@ -88,6 +88,24 @@ fn without_json_it_prints_a_table_and_no_panic() {
         assert!(stdout(&output).contains(part), "{part} is missing in {}", stdout(&output));
     }
     assert_eq!(stderr(&output), "", "no bars where there is no terminal, no panics made on purpose");
+}
+
+#[test]
+fn it_runs_over_the_broker_of_a_url() {
+    let report = report(&["--events", "500", "--url", "memory://"]);
+    assert_eq!((&report["url"], &report["lost"]), (&"memory://".into(), &0.into()));
+}
+
+#[test]
+fn a_file_that_is_kept_can_be_looked_into() {
+    let output = millstream(&["demo", "--events", "100", "--keep"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let url = stderr(&output).trim().rsplit(' ').next().unwrap();
+    let topics = millstream(&["topics", url]);
+    assert_eq!(topics.status.code(), Some(0), "{}", stderr(&topics));
+    assert!(stdout(&topics).contains("demo.orders"), "{}", stdout(&topics));
+    let file = std::path::Path::new(url.strip_prefix("sqlite://").unwrap());
+    std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
 }
 
 #[test]

@@ -5,18 +5,28 @@
 //! ```sh
 //! cargo run --release -p millstream-examples --example flights -- $(cargo xtask data)
 //! ```
+//!
+//! That is one process, and all in memory. With `--kills`, messages and sums are in one file, two processes handle
+//! them, and each of the two is killed so often on the way, with signal 9:
+//!
+//! ```sh
+//! cargo run --release -p millstream-examples --example flights -- $(cargo xtask data) --kills 10
+//! ```
 
+mod arguments;
 mod independent;
+mod killed;
+mod memory;
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode};
 
 use millstream::prelude::*;
-use millstream::{ByteString, MessageId, PublishOptions, SubscriptionReport};
+use millstream::{ByteString, PublishOptions};
 use serde::{Deserialize, Serialize};
+
+use arguments::Arguments;
 
 /// A record of the file. What else it holds is not needed.
 #[derive(Event, Serialize, Deserialize)]
@@ -43,42 +53,18 @@ const POISON_EVERY: usize = 1_000;
 /// Messages handed over at once.
 const BATCH: usize = 500;
 
-/// Adds a flight to the sum of its distance. The first attempt of some fails, before it adds anything.
-async fn add(
-    flight: Flight,
-    MessageId(id): MessageId,
-    Attempt(attempt): Attempt,
-    State(sums): State<Arc<Mutex<Sums>>>,
-) -> Outcome {
-    if attempt == 1 && number_of(&id).is_some_and(|number| number.is_multiple_of(FAILS_EVERY)) {
-        return Err(Failure::retry("the tower does not answer"));
-    }
-    let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
-    let sum = sums.entry(flight.distance).or_default();
-    sum.flights += 1;
-    sum.delay += flight.delay;
-    Ok(())
-}
-
 fn id_of(number: usize) -> ByteString {
     format!("flight-{number}").into()
 }
 
-fn number_of(id: &str) -> Option<usize> {
-    id.strip_prefix("flight-")?.parse().ok()
+/// Whether the first attempt of this message is to fail.
+fn fails_first(id: &str) -> bool {
+    let number = id.strip_prefix("flight-").and_then(|number| number.parse::<usize>().ok());
+    number.is_some_and(|number| number.is_multiple_of(FAILS_EVERY))
 }
 
-/// What a run came to.
-#[derive(Debug)]
-struct Run {
-    sums: Sums,
-    counts: SubscriptionReport,
-    expected: Expected,
-    took: Duration,
-}
-
-/// What the counts must be.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What must become of the messages.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Expected {
     handled: u64,
     retried: u64,
@@ -91,39 +77,6 @@ impl Expected {
     fn messages(&self) -> u64 {
         self.handled + self.duplicates + self.dead_lettered
     }
-
-    fn of(counts: &SubscriptionReport) -> Self {
-        let SubscriptionReport { handled, retried, duplicates, dead_lettered, .. } = *counts;
-        Self { handled, retried, duplicates, dead_lettered }
-    }
-}
-
-async fn run(flights: &[Flight]) -> millstream::Result<Run> {
-    let sums = Arc::new(Mutex::new(Sums::new()));
-    let bus = Bus::connect("memory://").await?;
-    let publisher = bus.publisher().clone();
-    let running = bus
-        .with_state(Arc::clone(&sums))
-        .subscribe(
-            add.group("sums")
-                .concurrency(16)
-                .retry(Retry::exponential(1.ms(), 10.ms()).attempts(3))
-                .deduplicate(EmbeddedDedupStore::new(flights.len())),
-        )
-        .start()
-        .await?;
-
-    let begun = Instant::now();
-    let expected = publish(&publisher, flights).await?;
-    let control = running.control();
-    // Handlers never see a poison message, so the counts say when all has come to an end.
-    while Expected::of(&control.counts()[0]).messages() < expected.messages() {
-        tokio::time::sleep(1.ms()).await;
-    }
-    let took = begun.elapsed();
-    let mut report = running.shutdown().await;
-    let sums = std::mem::take(&mut *sums.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Run { sums, counts: report.subscriptions.swap_remove(0), expected, took })
 }
 
 /// Publishes all flights, some of them twice, and poison in between.
@@ -156,7 +109,11 @@ async fn publish(publisher: &Publisher, flights: &[Flight]) -> millstream::Resul
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match compare(std::env::args_os().nth(1)).await {
+    let outcome = match std::env::var(killed::WORKER) {
+        Ok(path) => killed::work(path.into()).await.map(|()| true),
+        Err(_) => compare(std::env::args_os().skip(1)).await,
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -167,65 +124,54 @@ async fn main() -> ExitCode {
 }
 
 /// Runs the flights of a file and says whether all is as it must be.
-async fn compare(path: Option<std::ffi::OsString>) -> Result<bool, Box<dyn Error>> {
-    let path =
-        path.ok_or("name the file: flights -- path/to/flights-200k.json (`cargo xtask data` fetches it)")?;
+async fn compare(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<bool, Box<dyn Error>> {
+    let Arguments { path, kills, url } = Arguments::parse(arguments)?;
     let json = std::fs::read(&path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
     let wanted = independent::sums(&json)?;
     let flights: Vec<Flight> = serde_json::from_slice(&json)?;
-    let Run { sums, counts, expected, took } = run(&flights).await?;
-
-    let totals = |sums: &Sums| {
-        let flights: u64 = sums.values().map(|sum| sum.flights).sum();
-        let delay: i64 = sums.values().map(|sum| sum.delay).sum();
-        format!("{} distances, {flights} flights, {delay} minutes of delay", sums.len())
+    let (sums, counted) = match kills {
+        None => memory::compare(&flights).await?,
+        Some(kills) => {
+            let this = std::env::current_exe()?;
+            killed::compare(flights, url.as_deref(), kills, || Command::new(&this)).await?
+        }
     };
     println!("from the file:      {}", totals(&wanted));
     println!("through the bus:    {}", totals(&sums));
-    println!(
-        "handled {}, retried {}, duplicates suppressed {}, dead-lettered {}",
-        counts.handled, counts.retried, counts.duplicates, counts.dead_lettered
-    );
-    let each = took.as_secs_f64() / expected.messages() as f64;
-    println!("{} messages in {:.2} s: {:.0} a second", expected.messages(), took.as_secs_f64(), 1.0 / each);
     let differing = wanted.keys().chain(sums.keys()).filter(|key| wanted.get(key) != sums.get(key)).count();
     if differing > 0 {
         println!("DIFFERENT: the sums of {differing} distances");
     }
-    let counted = Expected::of(&counts);
-    if counted != expected {
-        println!("DIFFERENT: counted {counted:?}, expected {expected:?}");
-    }
-    let same = differing == 0 && counted == expected;
+    let same = differing == 0 && counted;
     if same {
         println!("the sums are the same for each distance, and nothing is missing");
     }
     Ok(same)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn totals(sums: &Sums) -> String {
+    let flights: u64 = sums.values().map(|sum| sum.flights).sum();
+    let delay: i64 = sums.values().map(|sum| sum.delay).sum();
+    format!("{} distances, {flights} flights, {delay} minutes of delay", sums.len())
+}
 
-    fn json(flights: i64) -> Vec<u8> {
+#[cfg(test)]
+mod testing {
+    /// A file of so many flights.
+    pub(crate) fn json(flights: i64) -> Vec<u8> {
         let records: Vec<_> = (0..flights)
             .map(|n| serde_json::json!({ "delay": n * 37 % 211 - 40, "distance": n * 7 % 90, "time": 0.5 }))
             .collect();
         serde_json::to_vec(&records).unwrap()
     }
+}
 
-    #[tokio::test]
-    async fn sums_are_those_of_the_file_in_spite_of_failures_copies_and_poison() {
-        let json = json(2_500);
-        let flights: Vec<Flight> = serde_json::from_slice(&json).unwrap();
-        let run = run(&flights).await.unwrap();
-        assert_eq!(run.sums, independent::sums(&json).unwrap());
-        assert_eq!(Expected::of(&run.counts), run.expected);
-        assert_eq!(run.expected, Expected { handled: 2_500, retried: 50, duplicates: 25, dead_lettered: 3 });
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[tokio::test]
     async fn without_a_file_it_says_which_to_name() {
-        assert!(compare(None).await.unwrap_err().to_string().contains("cargo xtask data"));
+        assert!(compare(std::iter::empty()).await.unwrap_err().to_string().contains("cargo xtask data"));
     }
 }

@@ -18,7 +18,7 @@ pub struct Drivers {
 }
 
 /// The schemes of the drivers that come with Millstream, and the feature that turns each on.
-const FEATURES: &[(&str, &str)] = &[("memory", "memory")];
+const FEATURES: &[(&str, &str)] = &[("memory", "memory"), ("sqlite", "sqlite")];
 
 impl Drivers {
     /// No drivers.
@@ -34,6 +34,8 @@ impl Drivers {
             drivers: vec![
                 #[cfg(feature = "memory")]
                 millstream_memory::driver(),
+                #[cfg(feature = "sqlite")]
+                millstream_sqlite::driver(),
             ],
         }
     }

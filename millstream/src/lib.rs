@@ -52,6 +52,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | `memory` (default) | the driver `memory://` |
+//! | `sqlite` (default) | the driver `sqlite://`, and the extractor `sqlite::Transaction` |
 //! | `msgpack`, `cbor`, `protobuf` | codecs beside JSON and raw bytes |
 //! | `ksuid`, `ulid` | ids beside UUIDs |
 //! | `anyhow` | handlers that return `anyhow::Result<()>` |
@@ -75,6 +76,8 @@ mod retry;
 mod running;
 mod scheduler;
 mod signals;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 mod subscription;
 mod text;
 mod units;

@@ -9,6 +9,7 @@ mod counts;
 mod data;
 mod services;
 mod steps;
+mod storm;
 mod test;
 mod tools;
 
@@ -35,12 +36,15 @@ enum Task {
     Services(services::Options),
     /// Fetches the data set of the flights example into the cache and prints its path.
     Data,
+    /// Breaks processes and files on purpose, and proves that nothing was lost.
+    Storm(storm::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Test(options) => test::run(&options),
         Task::Services(options) => services::run(&options),
+        Task::Storm(options) => storm::run(&options),
         Task::Data => data::flights().map(|path| println!("{}", path.display())).map_err(Error::from),
     };
     match outcome {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::command::Run;
 use crate::counts::Counts;
 use crate::data::{self, NoData};
-use crate::{Result, tools};
+use crate::{Result, storm, tools};
 
 /// Cheap steps first; those that share build results next to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -22,6 +22,7 @@ pub(crate) enum Step {
     Tests,
     Flights,
     Demo,
+    Storm,
 }
 
 /// What a step that did not fail has to say.
@@ -51,6 +52,7 @@ impl Step {
             Self::Tests => "tests",
             Self::Flights => "flights",
             Self::Demo => "demo",
+            Self::Storm => "storm",
         }
     }
 
@@ -63,8 +65,9 @@ impl Step {
             Self::Features => "every feature of core and toolkit builds alone",
             Self::Doc => "the docs build without a warning",
             Self::Tests => "all tests, doc tests too",
-            Self::Flights => "the flights example on its real data set",
+            Self::Flights => "the flights example on its real data set, also with processes that are killed",
             Self::Demo => "the demo loses nothing",
+            Self::Storm => "nothing is lost when processes and files are broken on purpose, a tenth of the long form",
         }
     }
 
@@ -79,6 +82,7 @@ impl Step {
             Self::Tests => tests(),
             Self::Flights => flights(),
             Self::Demo => demo(),
+            Self::Storm => storm(),
         }
     }
 }
@@ -206,10 +210,11 @@ fn flights() -> Result<Done> {
         Err(NoData::Unreachable(why)) => return Ok(Done { checked: None, left_out: Some(why) }),
         Err(broken) => return Err(broken.into()),
     };
-    Run::cargo("run --release -p millstream-examples --example flights --")
-        .arg(path.to_string_lossy())
-        .run()?;
-    Ok(Done::checked("the sums are right"))
+    let flights =
+        || Run::cargo("run --release -p millstream-examples --example flights --").arg(path.to_string_lossy());
+    flights().run()?;
+    flights().args(["--kills", "10"]).run()?;
+    Ok(Done::checked("the sums are right, in memory and through two processes that are killed 10 times each"))
 }
 
 fn demo() -> Result<Done> {
@@ -220,6 +225,11 @@ fn demo() -> Result<Done> {
         Some(lost) => Err(format!("the demo lost {lost}: {report}").into()),
         None => Err(format!("the demo's report does not say what was lost: {report}").into()),
     }
+}
+
+fn storm() -> Result<Done> {
+    let storm::Outcome { checked, left_out } = storm::ci()?;
+    Ok(Done { checked: Some(checked), left_out })
 }
 
 /// The last JSON value of an output that is JSON throughout, in one line or several.

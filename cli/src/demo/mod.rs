@@ -2,11 +2,12 @@
 //!
 //! From the bottom up: `plan` says what is to happen to each order, `ledger` (with `latency`) keeps the books,
 //! `shop` has the events and the handlers, `publish` sends the orders, `letters` reads the dead letters back,
-//! `progress` shows how far it is, `report` closes it. Here they are put together.
+//! `progress` shows how far it is, `report` closes it, `place` is where all that lies. Here they are put together.
 
 mod latency;
 mod ledger;
 mod letters;
+mod place;
 mod plan;
 mod progress;
 mod publish;
@@ -23,10 +24,13 @@ use millstream::core::Endpoint;
 use millstream::{Bus, Control, EmbeddedDedupStore, Result, Retry, Subscribe, SubscriptionReport, Units};
 
 use self::ledger::{Group, Ledger};
+use self::place::Place;
 use self::plan::Plan;
 use self::progress::Progress;
 use self::report::{Report, Run};
 use self::shop::Shop;
+use crate::failed::{Ended, Form};
+use crate::signals::Stop;
 use crate::{failed, output};
 
 /// Runs an order pipeline and says where each message went
@@ -40,9 +44,12 @@ pub(crate) struct Options {
     /// Orders to publish
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     events: u32,
-    /// The broker
-    #[arg(long, default_value = "memory://")]
-    url: String,
+    /// The broker; default: a fresh file in a temporary folder, which is removed at the end
+    #[arg(long)]
+    url: Option<String>,
+    /// Leaves that file where it is, and says how to look into it
+    #[arg(long, conflicts_with = "url")]
+    keep: bool,
     /// Two runs of one seed publish, fail and end the same
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -55,17 +62,25 @@ const LOOK: Duration = Duration::from_millis(5);
 /// The ledger's own subscription.
 const INVOICES_GROUP: &str = "ledger";
 
-pub(crate) async fn run(options: &Options, json: bool) -> Result<ExitCode> {
-    let report = pipeline(options).await?;
-    if json {
-        output::document(&report);
-    } else {
-        output::line(&report.to_string());
+pub(crate) async fn run(options: &Options, form: Form) -> Ended {
+    let mut stop = Stop::watch()?;
+    let place = match &options.url {
+        Some(url) => Place::of(url.clone()),
+        None => Place::fresh()?,
+    };
+    let report = pipeline(options, place.url(), &mut stop).await?;
+    match form {
+        Form::Json => output::document(&report),
+        Form::Text => output::line(&report.to_string()),
+    }
+    if options.keep {
+        eprintln!("The file is kept. Look into it with: millstream topics {}", place.url());
+        place.keep();
     }
     Ok(if report.is_ok() { ExitCode::SUCCESS } else { failed::FAILED.into() })
 }
 
-async fn pipeline(options: &Options) -> Result<Report> {
+async fn pipeline(options: &Options, url: &str, stop: &mut Stop) -> Result<Report> {
     let plan = Plan { orders: options.events, seed: options.seed };
     let ledger = Arc::new(Ledger::new(plan.orders, plan.customers())?);
     let shop = Shop { plan, ledger: Arc::clone(&ledger) };
@@ -73,7 +88,7 @@ async fn pipeline(options: &Options) -> Result<Report> {
     let total = u64::from(plan.orders) + copies;
 
     shop::silence_own_panics();
-    let bus = Bus::connect(&options.url).await?;
+    let bus = Bus::connect(url).await?;
     let publisher = bus.publisher().clone();
     let dead_letters = bus.dead_letters(shop::ORDERS);
     // Short waits, so that a demo ends; three attempts are one more than the most stubborn card needs.
@@ -103,6 +118,7 @@ async fn pipeline(options: &Options) -> Result<Report> {
     let given_up = tokio::select! {
         refused = publishing => Some(refused),
         stalled = watch(&control, total, &slowest, &progress) => stalled,
+        () = stop.asked() => Some("given up, since it was interrupted".to_owned()),
     };
     let elapsed = begun.elapsed();
     progress.clear();
@@ -117,7 +133,7 @@ async fn pipeline(options: &Options) -> Result<Report> {
                 .push(format!("{}: {} handlers did not end", subscription.handler, subscription.abandoned));
         }
     }
-    let url = Endpoint::parse(&options.url)?.to_string();
+    let url = Endpoint::parse(url)?.to_string();
     let run = Run { orders: plan.orders, copies, seed: plan.seed, url, elapsed, problems };
     let counts = Group::ALL.map(|group| counts_of(&closing.subscriptions, group.name()));
     Ok(Report::new(run, &counts, ledger.verdict()))

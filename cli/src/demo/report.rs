@@ -1,7 +1,7 @@
 //! The closing report: the toolkit's counts beside the ledger's verdict, as JSON or as a table.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::Duration;
 
 use millstream::SubscriptionReport;
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::latency::Latency;
 use super::ledger::{Group, Verdict};
+use crate::text::grouped;
 
 /// What happened in a run. Its JSON is the document that `--json` prints; docs/cli.md says what each field is.
 #[derive(Debug, Serialize)]
@@ -218,20 +219,6 @@ impl Report {
     }
 }
 
-/// A number with commas between its thousands.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        // Writing to a string cannot fail.
-        let _ = text.write_char(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,10 +286,5 @@ mod tests {
             text.contains("1,020 messages published (1,000 orders, 20 of them sent twice) in 2.00 s"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn thousands_are_grouped() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

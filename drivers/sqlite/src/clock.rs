@@ -1,0 +1,92 @@
+//! Time that all processes of a machine agree on, and who of them is still alive.
+//!
+//! Leases are compared across processes, so they are told by the machine's own clock since boot: it never jumps. A
+//! boot has a name; leases of another boot are over. Wall-clock time is only for what people read, and for what
+//! is due at a time of day.
+
+use std::time::{Duration, SystemTime};
+
+/// Milliseconds since this machine booted; suspended time counts.
+pub(crate) fn since_boot() -> i64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
+}
+
+/// Milliseconds since boot after this time.
+pub(crate) fn after(time: Duration) -> i64 {
+    since_boot().saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The name of this boot; without one, leases of the boot before may have to run out first.
+pub(crate) fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
+}
+
+/// Wall-clock nanoseconds since 1970.
+pub(crate) fn wall() -> i64 {
+    crate::row::nanos(SystemTime::now())
+}
+
+/// Names this process so that others can see whether it lives: its number, when it started, and in which
+/// namespace the number counts. Empty where that cannot be told.
+pub(crate) fn this_process() -> String {
+    let pid = std::process::id();
+    match (namespace(), started(pid)) {
+        (Some(namespace), Some(started)) => format!("{namespace}/{pid}/{started}"),
+        _ => String::new(),
+    }
+}
+
+/// Whether a process is known to be gone. One that cannot be told of is not: its lease decides.
+pub(crate) fn is_gone(process: &str) -> bool {
+    let mut parts = process.rsplitn(3, '/');
+    let (Some(start), Some(pid), Some(space)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    let Ok(pid) = pid.parse() else { return false };
+    namespace().is_some_and(|mine| mine == space) && started(pid).is_none_or(|now| now != start)
+}
+
+fn namespace() -> Option<String> {
+    let link = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(link.to_string_lossy().into_owned())
+}
+
+/// When a process started, in ticks since boot; none if it is not there, or is dead and only not yet collected.
+fn started(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name in brackets, and may hold anything.
+    let mut rest = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = rest.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    rest.nth(18).map(str::to_owned)
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_alive_and_one_that_ended_is_gone() {
+        assert!(!is_gone(&this_process()));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let name = format!("{}/{}/{}", namespace().unwrap(), child.id(), started(child.id()).unwrap());
+        assert!(!is_gone(&name));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_gone(&name));
+    }
+
+    #[test]
+    fn a_process_of_another_namespace_is_not_said_to_be_gone() {
+        assert!(!is_gone("pid:[1]/4294967/1"));
+        assert!(!is_gone(""));
+    }
+}

@@ -1,0 +1,765 @@
+//! The writing thread: gathers all that waits into one transaction, commits, and answers.
+//!
+//! The lock is taken first and the queue emptied then, so that what arrives while another process writes rides along.
+//! What belongs to no request rides along too: leases, delayed messages that are due, retention, a step at a time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use millstream_core::{Error, ErrorKind, Message, Result, Settled, WriteOutcome};
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::{Connection, params};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::balance::{self, Balanced};
+use crate::hub::{Request, Shared, Work};
+use crate::member::{Behind, Counted, Member, Phase};
+use crate::open::{self, Identity, Role};
+use crate::publish::{self, Known};
+use crate::settle::{Batch, Desk, Fate, Savepoint, Touched};
+use crate::wake::Wake;
+use crate::{clock, errors, retention};
+
+/// Messages and settlements in one transaction, at most.
+const MOST: usize = 4_096;
+/// Delayed messages moved in one transaction, at most.
+const MOST_DUE: usize = 1_000;
+/// How often the queue is looked at when nobody asks for anything.
+const IDLE: Duration = Duration::from_millis(250);
+/// How often retention is looked at, and the pause between its steps.
+const RETENTION_EVERY: Duration = Duration::from_secs(10);
+const RETENTION_PAUSE: Duration = Duration::from_millis(5);
+/// Rows deleted in a step.
+const RETENTION_STEP: usize = 200;
+/// Bytes after which a checkpoint is asked for.
+const CHECKPOINT_AFTER: usize = 1 << 20;
+/// How often a file that could not be opened again is tried.
+const REOPEN_EVERY: Duration = Duration::from_millis(200);
+
+pub(crate) fn run(shared: Arc<Shared>, connection: Connection, identity: Identity, wake: &Wake) {
+    let guard = Arc::new(AtomicBool::new(false));
+    let mut writer = Writer {
+        shared,
+        connection: Some(connection),
+        identity,
+        wake,
+        guard,
+        savepoint: Savepoint::new(),
+        known: Known::default(),
+        data_version: None,
+        heartbeat: Instant::now(),
+        next_due: None,
+        retention: Instant::now() + RETENTION_EVERY,
+        written: 0,
+        replaced: false,
+    };
+    if let Some(connection) = &writer.connection
+        && let Err(error) = protect(connection, &writer.guard)
+    {
+        tracing::error!(%error, "handlers' SQL cannot be kept from Millstream's own tables");
+    }
+    while let Some(requests) = writer.shared.next_requests(writer.wait()) {
+        writer.round(requests);
+    }
+}
+
+/// While a handler's SQL runs, it can neither end the transaction nor touch Millstream's tables.
+fn protect(connection: &Connection, guard: &Arc<AtomicBool>) -> rusqlite::Result<()> {
+    let guard = Arc::clone(guard);
+    connection.authorizer(Some(move |context: AuthContext<'_>| {
+        if !guard.load(Ordering::Relaxed) {
+            return Authorization::Allow;
+        }
+        let own = |table: &str| table.starts_with("millstream_");
+        match context.action {
+            AuthAction::Transaction { .. }
+            | AuthAction::Savepoint { .. }
+            | AuthAction::Attach { .. }
+            | AuthAction::Detach { .. }
+            | AuthAction::Pragma { .. } => Authorization::Deny,
+            AuthAction::Insert { table_name }
+            | AuthAction::Delete { table_name }
+            | AuthAction::Update { table_name, .. }
+            | AuthAction::DropTable { table_name }
+            | AuthAction::AlterTable { table_name, .. }
+                if own(table_name) =>
+            {
+                Authorization::Deny
+            }
+            _ => Authorization::Allow,
+        }
+    }))
+}
+
+struct Writer<'w> {
+    shared: Arc<Shared>,
+    /// None while the file is to be opened again.
+    connection: Option<Connection>,
+    identity: Identity,
+    wake: &'w Wake,
+    guard: Arc<AtomicBool>,
+    savepoint: Savepoint,
+    known: Known,
+    /// What the file said when we last looked: it changes if others write.
+    data_version: Option<i64>,
+    heartbeat: Instant,
+    /// When a delayed message is due, in wall-clock nanoseconds.
+    next_due: Option<i64>,
+    retention: Instant,
+    /// Bytes since a checkpoint was last asked for.
+    written: usize,
+    /// The file is not the one that was opened: nothing is acknowledged any more.
+    replaced: bool,
+}
+
+/// What waits for the commit.
+enum Waiting {
+    Published { outcomes: Vec<WriteOutcome>, reply: oneshot::Sender<Result<Vec<WriteOutcome>>>, _room: OwnedSemaphorePermit },
+    Settled { batch: Batch, reply: oneshot::Sender<Vec<Settled>> },
+    Worked(Box<dyn Work>),
+    Balanced { balanced: Option<Balanced>, reply: Option<oneshot::Sender<Result<()>>> },
+    Renewed { member: Arc<Member>, until: i64 },
+    ParkedBehind { member: Arc<Member>, behind: Vec<Behind> },
+    Counted { member: Arc<Member>, counted: Vec<Counted> },
+    Left { member: Arc<Member>, reply: Option<oneshot::Sender<Result<()>>> },
+}
+
+/// What a round came to so far.
+#[derive(Default)]
+struct Round {
+    waiting: Vec<Waiting>,
+    touched: Touched,
+    /// Whether anything is to be committed.
+    dirty: bool,
+    /// Messages and settlements.
+    size: usize,
+    bytes: usize,
+    /// Whether members or slots changed.
+    members: bool,
+    /// Members to be looked at after the commit.
+    again: Vec<Arc<Member>>,
+}
+
+impl Writer<'_> {
+    /// How long to wait if nothing is asked for.
+    fn wait(&self) -> Duration {
+        let now = Instant::now();
+        let mut wait = self.heartbeat.saturating_duration_since(now).min(IDLE);
+        if let Some(due) = self.next_due {
+            let nanos = u64::try_from(due.saturating_sub(clock::wall())).unwrap_or(0);
+            wait = wait.min(Duration::from_nanos(nanos));
+        }
+        // Never zero: then what is asked for meanwhile is waited for, too.
+        wait.min(self.retention.saturating_duration_since(now)).max(Duration::from_millis(1))
+    }
+
+    fn round(&mut self, mut requests: VecDeque<Request>) {
+        if self.replaced {
+            self.refuse(requests, &replaced);
+            return;
+        }
+        if let Err(error) = self.reopen() {
+            // Whoever waits is told; whoever only has to be looked after is looked after later.
+            let error = Copy::of(&error);
+            self.refuse(requests, &|| error.again());
+            std::thread::sleep(REOPEN_EVERY);
+            return;
+        }
+        let Some(connection) = self.connection.take() else { return };
+        let due = self.is_due();
+        if requests.is_empty() && !due && !self.look_for_due(&connection) {
+            self.connection = Some(connection);
+            return;
+        }
+        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+            let broken = errors::breaks_connection(&error);
+            let error = Copy::of(&errors::sqlite("the file cannot be written to", error));
+            self.refuse(requests, &|| error.again());
+            self.keep(connection, broken);
+            return;
+        }
+        let mut round = Round::default();
+        let outcome = self.fill(&connection, &mut requests, &mut round);
+        let outcome = outcome.and_then(|()| round.touched.store(&connection).map_err(Broken::from));
+        let stored = match outcome {
+            Ok(stored) => stored,
+            Err(Broken(error)) => {
+                let broken = roll_back(&connection, &error);
+                let error = Copy::of(&error);
+                self.undone(round, &Fate::Failed(&|| error.again()));
+                self.refuse(requests, &|| error.again());
+                self.keep(connection, broken);
+                return;
+            }
+        };
+        if !round.dirty {
+            // Nothing was changed: nothing has to be made durable.
+            let _ = connection.execute_batch("ROLLBACK");
+            self.keep(connection, false);
+            self.committed(round, Vec::new());
+            return;
+        }
+        match connection.execute_batch("COMMIT") {
+            Ok(()) => {
+                if let Err(error) = self.identity.check() {
+                    tracing::error!(path = %self.shared.path.display(), %error, "nothing is acknowledged any more");
+                    self.replaced = true;
+                    self.undone(round, &Fate::Unknown(&replaced));
+                    return;
+                }
+                self.keep(connection, false);
+                self.committed(round, stored);
+            }
+            Err(error) => {
+                let unknown = errors::is_unknown(&error);
+                let error = errors::sqlite("the commit failed", error);
+                let broken = roll_back(&connection, &error) || unknown;
+                let copy = Copy::of(&error);
+                let again: &dyn Fn() -> Error = if unknown { &|| copy.unknown() } else { &|| copy.again() };
+                self.undone(round, &if unknown { Fate::Unknown(again) } else { Fate::Failed(again) });
+                self.keep(connection, broken);
+            }
+        }
+    }
+
+    /// Keeps the connection for the next round, or lets it go to be opened anew.
+    fn keep(&mut self, connection: Connection, broken: bool) {
+        if !broken {
+            self.connection = Some(connection);
+            return;
+        }
+        tracing::warn!(path = %self.shared.path.display(), "the file is opened again, to see what it holds");
+        drop(connection);
+        self.known.forget();
+        self.data_version = None;
+        // What the file says counts: every member takes up its slots from there.
+        for member in self.shared.members() {
+            if member.group.is_some() {
+                member.lock().drop_all();
+                self.shared.send(Request::Balance { member, reply: None });
+            }
+        }
+    }
+
+    fn reopen(&mut self) -> Result<()> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        self.identity.check()?;
+        let connection = open::connect(&self.shared.path, Role::Writer, self.shared.settings.busy_timeout)?;
+        protect(&connection, &self.guard)
+            .map_err(|e| errors::sqlite("handlers' SQL cannot be kept from Millstream's own tables", e))?;
+        self.identity = Identity::of(&self.shared.path)?;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    // ---- Within the transaction --------------------------------------------------------------------------
+
+    fn fill(
+        &mut self,
+        connection: &Connection,
+        requests: &mut VecDeque<Request>,
+        round: &mut Round,
+    ) -> Result<(), Broken> {
+        self.see_others(connection)?;
+        loop {
+            while let Some(request) = requests.pop_front() {
+                self.one(connection, request, round)?;
+                if round.size >= MOST {
+                    break;
+                }
+            }
+            if round.size >= MOST {
+                // The rest goes first in the next round.
+                for request in requests.drain(..) {
+                    self.shared.send(request);
+                }
+                break;
+            }
+            match self.shared.next_requests(Duration::ZERO) {
+                Some(more) if !more.is_empty() => *requests = more,
+                _ => break,
+            }
+        }
+        self.timers(connection, round)
+    }
+
+    /// What is known of the topics holds only while nobody else writes.
+    fn see_others(&mut self, connection: &Connection) -> Result<(), Broken> {
+        let version: i64 = connection
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut s| s.query_row([], |row| row.get(0)))
+            .map_err(|e| errors::sqlite("the file cannot be read", e))?;
+        if self.data_version.replace(version) != Some(version) {
+            self.known.forget();
+            // Perhaps somebody came who wants to be woken; the reader looks who it is.
+            self.shared.others.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, connection: &Connection, request: Request, round: &mut Round) -> Result<(), Broken> {
+        match request {
+            Request::Publish { messages, reply, _room } => {
+                round.size += messages.len();
+                round.bytes += messages.iter().map(Message::size).sum::<usize>();
+                let written = publish::write(connection, &mut self.known, &messages, self.shared.settings.max_message);
+                let delayed = messages.iter().any(|message| message.deliver_at.is_some());
+                let (outcomes, failed) = match written {
+                    Ok(outcomes) => (outcomes, None),
+                    Err(error) => (Vec::new(), Some(error)),
+                };
+                round.dirty = true;
+                if delayed {
+                    self.next_due = Some(i64::MIN);
+                }
+                round.waiting.push(Waiting::Published { outcomes, reply, _room });
+                failed.map_or(Ok(()), |error| Err(Broken(error)))
+            }
+            Request::Settle { member, batch, reply } => {
+                round.size += batch.len();
+                let mut batch = Batch::new(member, batch);
+                let applied = batch.apply(&mut self.desk(connection, &mut round.touched));
+                round.waiting.push(Waiting::Settled { batch, reply });
+                round.dirty = true;
+                applied.map_err(Broken)
+            }
+            Request::Work(mut work) => {
+                round.size += 1;
+                let ran = self.savepoint(connection, || work.run(connection))?;
+                match ran {
+                    Ok(()) => {
+                        round.dirty = true;
+                        round.waiting.push(Waiting::Worked(work));
+                    }
+                    Err(error) => work.end(Err(error)),
+                }
+                Ok(())
+            }
+            Request::Balance { member, reply } => self.balance(connection, member, reply, round),
+            Request::ParkBehind(member) => {
+                let behind = member.lock().to_park.clone();
+                if behind.is_empty() {
+                    return Ok(());
+                }
+                round.size += behind.len();
+                let parked = self.desk(connection, &mut round.touched).park_behind(&member, &behind)?;
+                round.dirty = true;
+                round.waiting.push(Waiting::ParkedBehind { member, behind: parked });
+                Ok(())
+            }
+            Request::CountAhead(member) => {
+                let counted = member.lock().count_ahead();
+                self.desk(connection, &mut round.touched).count_ahead(&member, &counted)?;
+                round.dirty |= !counted.is_empty();
+                round.waiting.push(Waiting::Counted { member, counted });
+                Ok(())
+            }
+            Request::Leave { member, reply } => {
+                let left = {
+                    let mut state = member.lock();
+                    std::mem::replace(&mut state.phase, Phase::Left) == Phase::Left
+                };
+                if !left {
+                    // What was done to its slots in this round comes first.
+                    round.touched.store(connection)?;
+                    balance::leave(connection, &member)?;
+                    round.dirty = true;
+                    round.members = true;
+                }
+                round.waiting.push(Waiting::Left { member, reply });
+                Ok(())
+            }
+            Request::Quarantine { topic, seq, what } => {
+                self.shared.damaged.fetch_add(1, Ordering::Relaxed);
+                quarantine(connection, topic, seq, &what)?;
+                round.dirty = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn desk<'d>(&'d mut self, connection: &'d Connection, touched: &'d mut Touched) -> Desk<'d> {
+        Desk {
+            connection,
+            known: &mut self.known,
+            touched,
+            guard: &self.guard,
+            savepoint: &self.savepoint,
+            max_message: self.shared.settings.max_message,
+        }
+    }
+
+    /// Work of its own: if it fails, just its part is undone.
+    fn savepoint(
+        &mut self,
+        connection: &Connection,
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<Result<()>, Broken> {
+        let failed = |e| Broken(errors::sqlite("work cannot be set apart", e));
+        connection.execute_batch("SAVEPOINT millstream_work").map_err(failed)?;
+        let ran = work();
+        if connection.is_autocommit() {
+            return Err(Broken(ran.err().unwrap_or_else(|| {
+                Error::new(ErrorKind::Io, "the transaction ended by itself").fix("free space on the disk")
+            })));
+        }
+        // It may have changed what is known of the topics, and if it failed, that is undone.
+        self.known.forget();
+        if ran.is_err() {
+            connection.execute_batch("ROLLBACK TO millstream_work").map_err(failed)?;
+        }
+        connection.execute_batch("RELEASE millstream_work").map_err(failed)?;
+        Ok(ran)
+    }
+
+    fn balance(
+        &mut self,
+        connection: &Connection,
+        member: Arc<Member>,
+        mut reply: Option<oneshot::Sender<Result<()>>>,
+        round: &mut Round,
+    ) -> Result<(), Broken> {
+        // A slot that is given back takes along what was done to it in this round.
+        round.touched.store(connection)?;
+        match balance::balance(connection, &self.shared, &member) {
+            Ok(balanced) => {
+                round.dirty = true;
+                round.members = true;
+                round.waiting.push(Waiting::Balanced { balanced, reply });
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                // Of this group alone: others go on.
+                tracing::error!(%error, "the group cannot go on");
+                if let Some(reply) = reply.take() {
+                    let _ = reply.send(Err(error));
+                } else {
+                    member.lock().failure = Some(error);
+                    member.news.notify_one();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(reply) = reply.take() {
+                    let copy = Copy::of(&error);
+                    let _ = reply.send(Err(copy.again()));
+                }
+                Err(Broken(error))
+            }
+        }
+    }
+
+    // ---- What nobody asked for ---------------------------------------------------------------------------
+
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        self.heartbeat <= now || self.retention <= now || self.next_due.is_some_and(|due| due <= clock::wall())
+    }
+
+    /// Looks whether others left delayed messages that are due.
+    fn look_for_due(&mut self, connection: &Connection) -> bool {
+        self.next_due = publish::next_due(connection).ok().flatten();
+        self.next_due.is_some_and(|due| due <= clock::wall())
+    }
+
+    fn timers(&mut self, connection: &Connection, round: &mut Round) -> Result<(), Broken> {
+        let now = Instant::now();
+        if self.heartbeat <= now {
+            self.heartbeat = now + self.shared.settings.lease / 4;
+            for member in self.shared.members() {
+                if member.group.is_none() || member.lock().owner == 0 || member.lock().phase == Phase::Left {
+                    continue;
+                }
+                round.dirty = true;
+                match balance::renew(connection, &member, self.shared.settings.lease)? {
+                    Some(until) => {
+                        self.advance_idle(&member, round);
+                        round.waiting.push(Waiting::Renewed { member, until });
+                    }
+                    None => round.again.push(member),
+                }
+            }
+        }
+        if self.next_due.is_some_and(|due| due <= clock::wall()) {
+            let moved = publish::move_due(connection, &mut self.known, clock::wall(), MOST_DUE)?;
+            round.dirty |= moved > 0;
+            self.next_due = publish::next_due(connection)
+                .map_err(|e| errors::sqlite("delayed messages cannot be looked for", e))?;
+        }
+        if self.retention <= now {
+            let deleted = self.retain(connection)?;
+            round.dirty |= deleted > 0;
+            let pause = if deleted > 0 { RETENTION_PAUSE } else { RETENTION_EVERY };
+            self.retention = now + pause;
+        }
+        Ok(())
+    }
+
+    /// A slot without messages must not hold up retention: its front follows the others'.
+    fn advance_idle(&self, member: &Arc<Member>, round: &mut Round) {
+        let state = member.lock();
+        let behind: Vec<usize> = state
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.as_ref().is_some_and(|slot| slot.seen > slot.stored_front))
+            .map(|(index, _)| index)
+            .collect();
+        drop(state);
+        for slot in behind {
+            round.touched.touch(member, slot);
+        }
+    }
+
+    fn retain(&self, connection: &Connection) -> Result<usize, Broken> {
+        let topics: Vec<i64> = connection
+            .prepare_cached("SELECT id FROM millstream_topic")
+            .and_then(|mut s| s.query_map([], |row| row.get(0))?.collect())
+            .map_err(|e| errors::sqlite("the topics cannot be read", e))?;
+        for topic in topics {
+            let deleted = retention::step(connection, topic, &self.shared.settings.retention, RETENTION_STEP)?;
+            if deleted > 0 {
+                return Ok(deleted);
+            }
+        }
+        Ok(retention::expire_dedup(connection, RETENTION_STEP)?)
+    }
+
+    // ---- After it ----------------------------------------------------------------------------------------
+
+    fn committed(&mut self, round: Round, stored: Vec<(Arc<Member>, usize, crate::progress::Progress)>) {
+        let Round { waiting, mut touched, bytes, members, mut again, dirty, .. } = round;
+        for (member, slot, progress) in stored {
+            if let Some(slot) = member.lock().slots[slot].as_mut() {
+                slot.parked = progress.parked;
+                slot.stored_front = progress.front;
+            }
+        }
+        for (topic, last) in self.known.take_grown() {
+            self.shared.committed(&topic, last);
+        }
+        // Before anybody hears that something was lost.
+        again.extend(touched.drop_lost());
+        let mut moved = false;
+        for waiting in waiting {
+            match waiting {
+                Waiting::Published { outcomes, reply, .. } => drop(reply.send(Ok(outcomes))),
+                Waiting::Settled { batch, reply } => {
+                    let member = Arc::clone(&batch.member);
+                    let settled = batch.committed();
+                    if !member.lock().to_give_back().is_empty() {
+                        self.shared.send(Request::Balance { member: Arc::clone(&member), reply: None });
+                    }
+                    if !member.lock().to_park.is_empty() {
+                        self.shared.send(Request::ParkBehind(Arc::clone(&member)));
+                    }
+                    let _ = reply.send(settled);
+                    if member.end.is_some() {
+                        member.news.notify_one();
+                    }
+                }
+                Waiting::Worked(work) => work.end(Ok(())),
+                Waiting::Balanced { balanced, reply } => {
+                    moved |= balanced.is_some_and(Balanced::committed);
+                    if let Some(reply) = reply {
+                        let _ = reply.send(Ok(()));
+                    }
+                }
+                Waiting::Renewed { member, until } => {
+                    member.lock().valid_until = balance::reliable(until, self.shared.settings.lease);
+                    member.news.notify_one();
+                }
+                Waiting::ParkedBehind { member, behind } => member.lock().parked_behind(&behind),
+                Waiting::Counted { member, counted } => {
+                    member.lock().stored(&counted);
+                    member.news.notify_one();
+                }
+                Waiting::Left { member, reply } => {
+                    member.lock().drop_all();
+                    self.shared.remove_member(&member);
+                    if let Some(reply) = reply {
+                        let _ = reply.send(Ok(()));
+                    }
+                }
+            }
+        }
+        for member in again {
+            self.shared.send(Request::Balance { member, reply: None });
+        }
+        if members || moved {
+            self.shared.reader_bell.ring_from_outside();
+        } else {
+            self.shared.reader_bell.ring();
+        }
+        if dirty {
+            if members || self.shared.others.load(Ordering::Relaxed) {
+                self.wake.wake();
+            }
+            self.written += bytes + 4_096;
+            if self.written >= CHECKPOINT_AFTER {
+                self.written = 0;
+                self.shared.checkpoint_bell.ring();
+            }
+        }
+    }
+
+    /// The transaction is gone: everybody is told, and what has to be done is done later.
+    fn undone(&mut self, round: Round, fate: &Fate<'_>) {
+        self.known.forget();
+        for waiting in round.waiting {
+            match waiting {
+                Waiting::Published { outcomes, reply, .. } => {
+                    let told = outcomes.iter().map(|_| match fate {
+                        Fate::Failed(error) => WriteOutcome::Failed(error()),
+                        Fate::Unknown(error) => WriteOutcome::Unknown(error()),
+                    });
+                    let told: Vec<_> = told.collect();
+                    let answer = match fate {
+                        Fate::Failed(error) if told.is_empty() => Err(error()),
+                        _ => Ok(told),
+                    };
+                    let _ = reply.send(answer);
+                }
+                Waiting::Settled { batch, reply } => drop(reply.send(batch.undone(fate))),
+                Waiting::Worked(work) => work.end(Err(fate.error())),
+                Waiting::Balanced { balanced, reply } => {
+                    if let Some(reply) = reply {
+                        let _ = reply.send(Err(fate.error()));
+                    } else if let Some(balanced) = balanced {
+                        // Its heartbeat, or the next look of the reader, tries it again.
+                        drop(balanced);
+                    }
+                }
+                Waiting::Left { member, reply } => {
+                    member.lock().phase = Phase::Settling;
+                    match reply {
+                        Some(reply) => drop(reply.send(Err(fate.error()))),
+                        // Without its word, the others find out by its lease.
+                        None => self.shared.remove_member(&member),
+                    }
+                }
+                Waiting::ParkedBehind { member, .. } => self.retry_later(Request::ParkBehind(member)),
+                Waiting::Counted { member, .. } => self.retry_later(Request::CountAhead(member)),
+                Waiting::Renewed { .. } => {}
+            }
+        }
+        for member in round.again {
+            self.retry_later(Request::Balance { member, reply: None });
+        }
+    }
+
+    fn refuse(&mut self, requests: VecDeque<Request>, error: &dyn Fn() -> Error) {
+        for request in requests {
+            match request {
+                Request::Publish { reply, .. } => drop(reply.send(Err(error()))),
+                Request::Settle { member, batch, reply } => {
+                    drop(reply.send(Batch::new(member, batch).undone(&Fate::Failed(error))));
+                }
+                Request::Work(work) => work.end(Err(error())),
+                Request::Balance { reply: Some(reply), .. } => drop(reply.send(Err(error()))),
+                Request::Leave { reply: Some(reply), member } => {
+                    self.shared.remove_member(&member);
+                    drop(reply.send(Err(error())));
+                }
+                Request::Leave { reply: None, member } => self.shared.remove_member(&member),
+                Request::Balance { reply: None, .. } => {}
+                other if !self.replaced => self.retry_later(other),
+                _ => {}
+            }
+        }
+    }
+
+    /// The reader asks for it again with its next look.
+    fn retry_later(&self, request: Request) {
+        match request {
+            Request::ParkBehind(member) | Request::CountAhead(member) => {
+                drop(member);
+                self.shared.reader_bell.ring_from_outside();
+            }
+            Request::Quarantine { topic, seq, what } => {
+                tracing::error!(topic, seq, what, "a damaged message could not be put into quarantine");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Fate<'_> {
+    fn error(&self) -> Error {
+        match self {
+            Self::Failed(error) | Self::Unknown(error) => error(),
+        }
+    }
+}
+
+/// The transaction is to be undone, since …
+struct Broken(Error);
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+/// An error to be told to many.
+struct Copy {
+    kind: ErrorKind,
+    what: String,
+    fix: Option<String>,
+}
+
+impl Copy {
+    fn of(error: &Error) -> Self {
+        let cause = std::error::Error::source(error).map(|cause| format!(" ({cause})")).unwrap_or_default();
+        Self {
+            kind: error.kind(),
+            what: format!("{}{cause}", error.context().message),
+            fix: error.context().fix.clone(),
+        }
+    }
+
+    fn again(&self) -> Error {
+        self.as_kind(self.kind)
+    }
+
+    fn unknown(&self) -> Error {
+        self.as_kind(ErrorKind::Unknown)
+    }
+
+    fn as_kind(&self, kind: ErrorKind) -> Error {
+        let error = Error::new(kind, self.what.clone());
+        match &self.fix {
+            Some(fix) => error.fix(fix.clone()),
+            None => error,
+        }
+    }
+}
+
+fn replaced() -> Error {
+    Error::new(ErrorKind::Io, "the file was replaced or deleted while it was open: nothing is acknowledged any more")
+        .fix("put the file back, or start again with the one that is there now")
+}
+
+/// Undoes the transaction; says whether the connection is not to be used any more.
+fn roll_back(connection: &Connection, error: &Error) -> bool {
+    let source = error.source_ref().and_then(|source| source.downcast_ref::<rusqlite::Error>());
+    let broken = source.is_some_and(errors::breaks_connection);
+    if connection.is_autocommit() {
+        return broken;
+    }
+    connection.execute_batch("ROLLBACK").is_err() || broken
+}
+
+fn quarantine(connection: &Connection, topic: i64, seq: u64, what: &str) -> Result<()> {
+    let failed = |e| errors::sqlite("a damaged message cannot be put into quarantine", e);
+    let sql = format!(
+        "INSERT OR IGNORE INTO millstream_quarantine \
+         SELECT ?1, ?2, ?3, ?4, time, id, key, ct, headers, data FROM (SELECT 1) LEFT JOIN {} ON seq = ?2",
+        crate::schema::log_table(topic)
+    );
+    connection.execute(&sql, params![topic, seq, clock::wall(), what]).map(drop).map_err(failed)
+}

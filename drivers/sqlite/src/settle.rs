@@ -1,0 +1,505 @@
+//! Verdicts in the transaction that commits them: effects and emitted messages, dead letters, parks, and at its end
+//! the progress of every slot that was touched.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use foldhash::{HashMap, HashSet, HashSetExt};
+use millstream_core::{
+    Effect, Error, ErrorKind, Park, ParkNote, Result, Settled, Settlement, TokenId, Verdict, WriteOutcome,
+};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::effects::SqlEffect;
+use crate::member::{Behind, Counted, Member, Out, State};
+use crate::progress::{ParkedRow, Progress};
+use crate::publish::Known;
+use crate::row::nanos;
+use crate::{admin, clock, errors, publish};
+
+/// What a transaction did to slots, to be applied in memory once it is durable.
+#[derive(Default)]
+pub(crate) struct Touched {
+    slots: HashMap<(usize, usize), TouchedSlot>,
+    /// Slots of which it was looked up whether they are still ours: `(member, slot, epoch)`.
+    verified: HashMap<(usize, usize, i64), bool>,
+    /// Slots that turned out to be others' now.
+    lost: Vec<(Arc<Member>, usize, i64)>,
+}
+
+struct TouchedSlot {
+    member: Arc<Member>,
+    slot: usize,
+    done: HashSet<u64>,
+    parked: i64,
+}
+
+/// A batch of settlements on its way.
+pub(crate) struct Batch {
+    pub(crate) member: Arc<Member>,
+    items: Vec<Item>,
+}
+
+struct Item {
+    settlement: Settlement,
+    token: TokenId,
+    /// What it comes to if the transaction commits.
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Lost,
+    EffectsFailed(Error),
+    Unsupported(Error),
+    Done,
+    GivenBack,
+    Parked { due: Option<Instant>, note: ParkNote },
+}
+
+/// What a failed transaction is answered with.
+pub(crate) enum Fate<'e> {
+    /// Nothing happened.
+    Failed(&'e dyn Fn() -> Error),
+    /// Nobody knows.
+    Unknown(&'e dyn Fn() -> Error),
+}
+
+fn number(member: &Arc<Member>) -> usize {
+    Arc::as_ptr(member).addr()
+}
+
+impl Touched {
+    fn slot(&mut self, member: &Arc<Member>, slot: usize) -> &mut TouchedSlot {
+        self.slots.entry((number(member), slot)).or_insert_with(|| TouchedSlot {
+            member: Arc::clone(member),
+            slot,
+            done: HashSet::new(),
+            parked: 0,
+        })
+    }
+
+    /// Whether the file still says that a slot is ours. Within the transaction that stays so.
+    fn is_ours(&mut self, connection: &Connection, member: &Arc<Member>, slot: usize, epoch: i64) -> Result<bool> {
+        let Some(group) = &member.group else { return Ok(true) };
+        let key = (number(member), slot, epoch);
+        if let Some(known) = self.verified.get(&key) {
+            return Ok(*known);
+        }
+        let owner = member.lock().owner;
+        let ours: bool = connection
+            .prepare_cached(
+                "SELECT EXISTS(SELECT 1 FROM millstream_slot \
+                 WHERE grp = ?1 AND slot = ?2 AND owner = ?3 AND epoch = ?4)",
+            )
+            .and_then(|mut s| s.query_row(params![group.id, slot, owner, epoch], |row| row.get(0)))
+            .map_err(|e| member.locate(errors::sqlite("a lease cannot be looked up", e)))?;
+        self.verified.insert(key, ours);
+        if !ours {
+            self.lost.push((Arc::clone(member), slot, epoch));
+        }
+        Ok(ours)
+    }
+
+    /// Stores the progress of every slot that was touched; gives what is to be remembered once it is durable.
+    pub(crate) fn store(&mut self, connection: &Connection) -> Result<Vec<(Arc<Member>, usize, Progress)>> {
+        let mut stored = Vec::with_capacity(self.slots.len());
+        for touched in self.slots.values() {
+            let Some(group) = &touched.member.group else { continue };
+            let state = touched.member.lock();
+            let Some(progress) = state.progress(touched.slot, &touched.done, touched.parked) else { continue };
+            let (owner, epoch) = (state.owner, state.slots[touched.slot].as_ref().map_or(0, |slot| slot.epoch));
+            drop(state);
+            let ours = write_progress(connection, group.id, touched.slot, (owner, epoch), &progress)
+                .map_err(|e| touched.member.locate(errors::sqlite("the group's progress cannot be stored", e)))?;
+            if ours {
+                stored.push((Arc::clone(&touched.member), touched.slot, progress));
+            } else {
+                self.lost.push((Arc::clone(&touched.member), touched.slot, epoch));
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Forgets slots that others have now; gives the members that lost some.
+    pub(crate) fn drop_lost(&mut self) -> Vec<Arc<Member>> {
+        let mut losers: Vec<Arc<Member>> = Vec::new();
+        for (member, slot, epoch) in std::mem::take(&mut self.lost) {
+            let mut state = member.lock();
+            if state.slots[slot].as_ref().is_none_or(|ours| ours.epoch != epoch) {
+                continue;
+            }
+            state.drop_slot(slot);
+            drop(state);
+            if !losers.iter().any(|loser| Arc::ptr_eq(loser, &member)) {
+                losers.push(member);
+            }
+        }
+        losers
+    }
+
+    /// A slot is to be stored as it is.
+    pub(crate) fn touch(&mut self, member: &Arc<Member>, slot: usize) {
+        self.slot(member, slot);
+    }
+}
+
+/// Stores a slot's progress; says whether the slot is still its owner's, under this epoch.
+pub(crate) fn write_progress(
+    connection: &Connection,
+    group: i64,
+    slot: usize,
+    (owner, epoch): (i64, i64),
+    progress: &Progress,
+) -> rusqlite::Result<bool> {
+    let holes = progress.encode_holes();
+    let crc = progress.crc(group, slot, &holes);
+    let changed = connection
+        .prepare_cached(
+            "UPDATE millstream_slot SET front = ?3, holes = ?4, parked = ?5, crc = ?6 \
+             WHERE grp = ?1 AND slot = ?2 AND owner = ?7 AND epoch = ?8",
+        )?
+        .execute(params![group, slot, progress.front, holes, progress.parked, crc, owner, epoch])?;
+    Ok(changed == 1)
+}
+
+/// What a batch runs with.
+pub(crate) struct Desk<'c> {
+    pub(crate) connection: &'c Connection,
+    pub(crate) known: &'c mut Known,
+    pub(crate) touched: &'c mut Touched,
+    pub(crate) guard: &'c AtomicBool,
+    pub(crate) savepoint: &'c Savepoint,
+    pub(crate) max_message: usize,
+}
+
+/// The statements that set one message's part of a transaction apart.
+#[derive(Debug)]
+pub(crate) struct Savepoint {
+    begin: String,
+    undo: String,
+    end: String,
+}
+
+impl Savepoint {
+    /// Under a name that no handler's SQL can know: prepared statements are kept by their text, and what is prepared
+    /// already is not asked again whether it may run.
+    pub(crate) fn new() -> Self {
+        let name = format!("millstream_{:016x}", fastrand::u64(..));
+        Self {
+            begin: format!("SAVEPOINT {name}"),
+            undo: format!("ROLLBACK TO {name}"),
+            end: format!("RELEASE {name}"),
+        }
+    }
+}
+
+impl Batch {
+    pub(crate) fn new(member: Arc<Member>, batch: Vec<Settlement>) -> Self {
+        let items = batch.into_iter().map(|settlement| Item {
+            token: settlement.token.id(),
+            settlement,
+            outcome: Outcome::Lost,
+        });
+        Self { items: items.collect(), member }
+    }
+
+    /// Puts the batch into the transaction.
+    ///
+    /// # Errors
+    /// Of SQLite: then the transaction is to be undone.
+    pub(crate) fn apply(&mut self, desk: &mut Desk<'_>) -> Result<()> {
+        let mut seen = HashSet::new();
+        for item in &mut self.items {
+            let out = self.member.lock().look_up(item.token);
+            let Some(out) = out.filter(|_| seen.insert(item.token.id)) else { continue };
+            if !desk.touched.is_ours(desk.connection, &self.member, out.slot, out.epoch)? {
+                continue;
+            }
+            item.outcome = desk.settle(&self.member, &out, &item.settlement)?;
+        }
+        Ok(())
+    }
+
+    /// It is durable: memory follows, and this is the answer.
+    pub(crate) fn committed(self) -> Vec<Settled> {
+        let mut state = self.member.lock();
+        let answers = self.items.into_iter().map(|item| match item.outcome {
+            Outcome::Lost => Settled::Lost,
+            Outcome::EffectsFailed(error) => Settled::EffectsFailed(error),
+            Outcome::Unsupported(error) => {
+                Settled::Failed { error, settlement: Box::new(item.settlement) }
+            }
+            Outcome::Done => {
+                state.done(item.token.id);
+                Settled::Done
+            }
+            Outcome::GivenBack => {
+                state.given_back(item.token.id);
+                Settled::Done
+            }
+            Outcome::Parked { due, note } => {
+                state.parked(item.token.id, due, note);
+                Settled::Done
+            }
+        });
+        answers.collect()
+    }
+
+    /// It is not: the answer.
+    pub(crate) fn undone(self, fate: &Fate<'_>) -> Vec<Settled> {
+        let answers = self.items.into_iter().map(|item| match fate {
+            Fate::Failed(error) => Settled::Failed { error: error(), settlement: Box::new(item.settlement) },
+            Fate::Unknown(error) => Settled::Unknown(error()),
+        });
+        answers.collect()
+    }
+}
+
+impl Desk<'_> {
+    fn settle(&mut self, member: &Arc<Member>, out: &Out, settlement: &Settlement) -> Result<Outcome> {
+        let takes_along = !settlement.effects.is_empty() || !settlement.emit.is_empty();
+        if takes_along {
+            self.execute(&self.savepoint.begin)?;
+            if let Err(error) = self.take_along(settlement) {
+                self.execute(&self.savepoint.undo)?;
+                self.execute(&self.savepoint.end)?;
+                // What was counted on in it is undone.
+                self.known.forget();
+                return match error {
+                    Failed::Effects(error) => Ok(Outcome::EffectsFailed(member.locate(error))),
+                    Failed::File(error) => Err(error),
+                };
+            }
+            self.execute(&self.savepoint.end)?;
+        }
+        match &settlement.verdict {
+            Verdict::Ack => self.done(member, out),
+            Verdict::Dead(letter) => {
+                let (group, seq) = (member.group.as_ref().map(|g| &*g.name), Some(out.seq));
+                admin::bury(self.connection, member.topic.id, group, seq, letter)?;
+                self.done(member, out)
+            }
+            Verdict::Release => {
+                self.touched.slot(member, out.slot);
+                Ok(Outcome::GivenBack)
+            }
+            Verdict::Park(park) if member.group.is_some() => self.park(member, out, park),
+            _ => Ok(Outcome::Unsupported(
+                Error::new(ErrorKind::Unsupported, "the sqlite driver has no such verdict here")
+                    .fix("look at its capabilities first"),
+            )),
+        }
+    }
+
+    fn done(&mut self, member: &Arc<Member>, out: &Out) -> Result<Outcome> {
+        let mut parked = 0;
+        if out.from_park && let Some(group) = &member.group {
+            parked = self
+                .connection
+                .prepare_cached("DELETE FROM millstream_parked WHERE grp = ?1 AND seq = ?2")
+                .and_then(|mut s| s.execute(params![group.id, out.seq]))
+                .map_err(|e| member.locate(errors::sqlite("a parked message cannot be ended", e)))?;
+        }
+        let slot = self.touched.slot(member, out.slot);
+        slot.done.insert(out.seq);
+        slot.parked -= parked as i64;
+        Ok(Outcome::Done)
+    }
+
+    fn park(&mut self, member: &Arc<Member>, out: &Out, park: &Park) -> Result<Outcome> {
+        let (wall, now) = (clock::wall(), Instant::now());
+        let after = park.after.unwrap_or(Duration::ZERO);
+        let row = ParkedRow {
+            seq: out.seq,
+            slot: out.slot,
+            key: out.key.as_ref().map(|key| key.to_vec()),
+            due: park.after.map(|after| wall.saturating_add(i64::try_from(after.as_nanos()).unwrap_or(i64::MAX))),
+            attempts: park.note.attempts,
+            deliveries: 0,
+            first_failure: park.note.first_failure.map(nanos),
+            error: park.note.error.replace('\0', " "),
+        };
+        let added = self.write_parked(member, &row)?;
+        let slot = self.touched.slot(member, out.slot);
+        slot.done.insert(out.seq);
+        slot.parked += added;
+        // Far beyond any timer: never by itself.
+        let due = park.after.and(now.checked_add(after));
+        Ok(Outcome::Parked { due, note: park.note.clone() })
+    }
+
+    /// Adds or replaces a parked message; says by how many there are more now.
+    fn write_parked(&self, member: &Arc<Member>, row: &ParkedRow) -> Result<i64> {
+        let Some(group) = &member.group else { return Ok(0) };
+        let failed = |e| member.locate(errors::sqlite("a message cannot be parked", e));
+        let there: bool = self
+            .connection
+            .prepare_cached("SELECT EXISTS(SELECT 1 FROM millstream_parked WHERE grp = ?1 AND seq = ?2)")
+            .and_then(|mut s| s.query_row(params![group.id, row.seq], |r| r.get(0)))
+            .map_err(failed)?;
+        self.connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO millstream_parked(grp, seq, slot, key, due, attempts, deliveries, \
+                 first_failure, error, crc) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )
+            .and_then(|mut s| {
+                s.execute(params![
+                    group.id,
+                    row.seq,
+                    row.slot,
+                    row.key,
+                    row.due,
+                    row.attempts,
+                    row.deliveries,
+                    row.first_failure,
+                    row.error,
+                    row.crc(group.id)
+                ])
+            })
+            .map_err(failed)?;
+        Ok(i64::from(!there))
+    }
+
+    /// Parks messages behind those of their keys.
+    pub(crate) fn park_behind(&mut self, member: &Arc<Member>, behind: &[Behind]) -> Result<Vec<Behind>> {
+        let mut parked = Vec::with_capacity(behind.len());
+        for one in behind {
+            if !self.touched.is_ours(self.connection, member, one.slot, one.epoch)? {
+                continue;
+            }
+            let row = ParkedRow {
+                seq: one.seq,
+                slot: one.slot,
+                key: one.key.as_ref().map(|key| key.to_vec()),
+                due: None,
+                attempts: 0,
+                deliveries: 0,
+                first_failure: None,
+                error: String::new(),
+            };
+            let added = self.write_parked(member, &row)?;
+            let slot = self.touched.slot(member, one.slot);
+            slot.done.insert(one.seq);
+            slot.parked += added;
+            parked.push(one.clone());
+        }
+        Ok(parked)
+    }
+
+    /// Stores deliveries before they happen.
+    pub(crate) fn count_ahead(&mut self, member: &Arc<Member>, counted: &[Counted]) -> Result<()> {
+        let Some(group) = &member.group else { return Ok(()) };
+        let failed = |e| member.locate(errors::sqlite("a delivery cannot be counted", e));
+        for one in counted {
+            if !self.touched.is_ours(self.connection, member, one.slot, one.epoch)? {
+                continue;
+            }
+            // The slot's holes have the counts of those that are not parked.
+            self.touched.slot(member, one.slot);
+            if !one.parked {
+                continue;
+            }
+            let sql = format!("SELECT {} FROM millstream_parked WHERE grp = ?1 AND seq = ?2", ParkedRow::COLUMNS);
+            let row = self
+                .connection
+                .prepare_cached(&sql)
+                .and_then(|mut s| {
+                    s.query_row(params![group.id, one.seq], |row| Ok(ParkedRow::read(group.id, row))).optional()
+                })
+                .map_err(failed)?;
+            let Some(row) = row else { continue };
+            let mut row = row.map_err(|damage| {
+                member.locate(Error::new(ErrorKind::Corrupt, damage.0).fix("look at the file with `millstream check`"))
+            })?;
+            row.deliveries = one.deliveries;
+            self.write_parked(member, &row)?;
+        }
+        Ok(())
+    }
+
+    fn take_along(&mut self, settlement: &Settlement) -> Result<(), Failed> {
+        for effect in &settlement.effects {
+            self.run_effect(effect)?;
+        }
+        let outcomes = publish::write(self.connection, self.known, &settlement.emit, self.max_message)
+            .map_err(Failed::File)?;
+        for outcome in outcomes {
+            match outcome {
+                WriteOutcome::Written(_) => {}
+                WriteOutcome::Failed(error) | WriteOutcome::Unknown(error) => return Err(Failed::Effects(error)),
+                _ => return Err(Failed::Effects(Error::new(ErrorKind::Internal, "an unknown outcome"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn run_effect(&self, effect: &Effect) -> Result<(), Failed> {
+        let Some(effect) = effect.downcast_ref::<SqlEffect>() else {
+            return Err(Failed::Effects(
+                Error::new(ErrorKind::Unsupported, "this effect is of another driver")
+                    .fix("queue effects with `millstream::sqlite::Transaction`"),
+            ));
+        };
+        self.guard.store(!effect.is_own(), Ordering::Relaxed);
+        let ran = catch_unwind(AssertUnwindSafe(|| effect.run(self.connection)));
+        self.guard.store(false, Ordering::Relaxed);
+        if self.connection.is_autocommit() {
+            // The database ended the transaction by itself, as it does on a full disk.
+            return Err(Failed::File(
+                Error::new(ErrorKind::Io, "the transaction ended while a handler's SQL ran")
+                    .fix("free space on the disk, and end no transaction in an effect"),
+            ));
+        }
+        let failed = |what: &str| Error::new(ErrorKind::Handler, what.to_owned());
+        match ran {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failed::of_effect(error)),
+            Err(_) => Err(Failed::Effects(
+                failed("the handler's SQL panicked").fix("look at the panic's own message in the log"),
+            )),
+        }
+    }
+
+    fn execute(&self, sql: &str) -> Result<()> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut s| s.execute([]))
+            .map(drop)
+            .map_err(|e| errors::sqlite("a message's part of the transaction cannot be set apart", e))
+    }
+}
+
+enum Failed {
+    /// Of this message alone.
+    Effects(Error),
+    /// Of the file: the whole transaction is to be undone.
+    File(Error),
+}
+
+impl Failed {
+    fn of_effect(error: millstream_core::BoxError) -> Self {
+        let error = match error.downcast::<rusqlite::Error>() {
+            // A full or broken disk is nothing that the message is to blame for.
+            Ok(error) if errors::is_of_the_disk(&error) => {
+                return Self::File(errors::sqlite("the handler's SQL could not be written", *error));
+            }
+            Ok(error) => error as millstream_core::BoxError,
+            Err(error) => error,
+        };
+        match error.downcast::<Error>() {
+            Ok(error) => Self::Effects(*error),
+            Err(error) => Self::Effects(
+                Error::new(ErrorKind::Handler, format!("the handler's SQL failed: {error}"))
+                    .fix("mend the statement or the data; the message is tried again")
+                    .source(error),
+            ),
+        }
+    }
+}
+
+/// A member's progress, with nothing done: for slots that are given back.
+pub(crate) fn as_it_is(state: &State, slot: usize) -> Option<Progress> {
+    state.progress(slot, &HashSet::new(), 0)
+}

@@ -1,0 +1,89 @@
+//! Bytes at rest that are not what was written are never delivered, and the rest goes on.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{File, ids, member, messages, park, publish, request};
+use millstream_core::{ErrorKind, OpenRequest, Reader, Verdict};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_whose_checksum_is_wrong_is_put_into_quarantine_and_the_others_come() {
+    let file = File::new();
+    let store = file.open().await;
+    publish(&store, messages(5)).await;
+    file.connection().execute("UPDATE millstream_log_1 SET data = x'00' WHERE seq = 3", []).unwrap();
+    let mut member = member(&store).await;
+    let came = member.take(4).await;
+    assert_eq!(ids(&came), ["id-0", "id-1", "id-3", "id-4"]);
+    member.ack(came).await;
+    assert!(member.soon().await.is_empty());
+    assert_eq!(file.number("SELECT seq FROM millstream_quarantine WHERE topic = 1"), 3);
+    assert_eq!(file.number("SELECT count(*) FROM millstream_quarantine WHERE data = x'00'"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_gone_from_the_middle_are_noticed() {
+    let file = File::new();
+    let store = file.open().await;
+    publish(&store, messages(6)).await;
+    file.connection().execute("DELETE FROM millstream_log_1 WHERE seq IN (3, 4)", []).unwrap();
+    let mut member = member(&store).await;
+    assert_eq!(member.take(4).await.len(), 4);
+    // The next commit stores it.
+    publish(&store, messages(1)).await;
+    let what: String = file
+        .connection()
+        .query_row("SELECT what FROM millstream_quarantine WHERE seq = 3", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(what, "the messages 3 to 4 are missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_progress_was_changed_is_refused_and_says_what_to_do() {
+    let file = File::new();
+    let store = file.open().await;
+    publish(&store, messages(1)).await;
+    drop(member(&store).await);
+    // Once it has left.
+    let left = || file.number("SELECT count(*) FROM millstream_slot WHERE owner IS NOT NULL") == 0;
+    while !left() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    file.connection().execute("UPDATE millstream_slot SET front = 100", []).unwrap();
+    let error = store.reader().open(request()).await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("millstream check"), "{error}");
+    // Other groups are not concerned.
+    store.reader().open(OpenRequest::new(common::TOPIC).group("another")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_message_that_vanished_is_noticed() {
+    let file = File::new();
+    let store = file.open().await;
+    publish(&store, messages(1)).await;
+    let mut one = member(&store).await;
+    let delivery = one.one().await;
+    assert!(one.settle(delivery, park(Some(Duration::from_secs(60)))).await.is_done());
+    drop(one);
+    file.connection().execute("DELETE FROM millstream_parked", []).unwrap();
+    let error = store.reader().open(request()).await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("0 parked messages and counts 1"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_message_that_comes_again_is_not_delivered_either() {
+    let file = File::new();
+    let store = file.open().await;
+    publish(&store, messages(2)).await;
+    let mut one = member(&store).await;
+    let mut held = one.take(2).await;
+    file.connection().execute("UPDATE millstream_log_1 SET time = 7 WHERE seq = 1", []).unwrap();
+    let second = held.pop().unwrap();
+    assert!(one.settle(held.pop().unwrap(), Verdict::Release).await.is_done());
+    assert!(one.soon().await.is_empty());
+    assert!(one.settle(second, Verdict::Ack).await.is_done());
+    assert_eq!(file.number("SELECT seq FROM millstream_quarantine"), 1);
+}

@@ -1,0 +1,116 @@
+//! Storms: real processes and real files are broken on purpose, again and again, and then it is proved that nothing
+//! was lost.
+//!
+//! `cargo xtask storm` runs it. A storm of workers goes so: the [`arena`] starts [`worker`]s on one file, which
+//! publish to it and handle what is in it, and write down what they see in a [`journal`] each; a [profile](profiles)
+//! breaks them by a schedule that a seed decides; in the end nothing is broken any more, all is handled, and the
+//! [`judge`] holds the journals against what is in the file. Other profiles break the file itself.
+
+mod arena;
+mod children;
+mod events;
+mod journal;
+mod judge;
+mod profiles;
+mod report;
+mod scratch;
+mod tables;
+mod watched;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::profiles::{Profile, Scale};
+use crate::report::Row;
+
+/// Any failure; its text is what the user reads.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Result<T = (), E = Error> = std::result::Result<T, E>;
+
+#[derive(Parser)]
+#[command(name = "millstream-storm", about = "Breaks processes and files, and proves that nothing was lost")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs profiles, all without a name; exits with 1 if one fails.
+    Run(Run),
+    /// One of the processes that are broken; started by `run`.
+    #[command(hide = true)]
+    Worker(worker::Options),
+}
+
+#[derive(Args)]
+struct Run {
+    /// Which profiles; all of them by default.
+    #[arg(value_enum)]
+    profiles: Vec<Profile>,
+    /// How much of it.
+    #[arg(long, value_enum, default_value = "full")]
+    scale: Scale,
+    /// Decides what happens and when; by default the time does, and it is printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Writes a row for each profile to this file, as a JSON array.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let outcome = match command {
+        Command::Run(run) => storm(&run),
+        Command::Worker(options) => work(options).map(|()| true),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(options: worker::Options) -> Result {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(worker::run(options))
+}
+
+/// Runs the profiles; says whether all went well.
+fn storm(run: &Run) -> Result<bool> {
+    let seed = run.seed.unwrap_or_else(|| journal::now() / 1_000_000 % 1_000_000_000);
+    let profiles = if run.profiles.is_empty() { Profile::all() } else { run.profiles.clone() };
+    let mut rows = Vec::new();
+    for profile in profiles {
+        eprintln!("{}: {} (seed {seed})", profile.name(), profile.about());
+        let begun = Instant::now();
+        // A storm that could not be held proves nothing: a problem like any other.
+        let row = profile
+            .run(run.scale, seed)
+            .unwrap_or_else(|error| Row { problems: vec![error.to_string()], ..Row::default() })
+            .took(profile.name(), seed, begun.elapsed());
+        println!("{row}");
+        for problem in &row.problems {
+            println!("  {problem}");
+        }
+        if !row.is_ok() {
+            println!("  again: cargo xtask storm {} --scale {} --seed {seed}", profile.name(), run.scale.name());
+        }
+        rows.push(row);
+    }
+    if let Some(path) = &run.json {
+        report::save(&rows, path)?;
+    }
+    Ok(rows.iter().all(Row::is_ok))
+}

@@ -1,0 +1,361 @@
+//! Single bits flip in a file that has messages, groups with progress, parked messages and dead letters. Whoever opens
+//! it then gets an error, a report that names what is damaged, or what was written: never a wrong byte, and nothing
+//! is missing without a word.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::panic;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use fastrand::Rng;
+use millstream::sqlite::{SqliteStore, rusqlite};
+use millstream::{End, ErrorKind, Message};
+use millstream_core::admin::Admin as _;
+use millstream_core::{
+    Delivery, Opened, OpenRequest, Park, ParkNote, Read, ReadLimits, Reader as _, Settlement, Settler as _,
+    Source as _, Verdict, Writer as _,
+};
+
+use super::Scale;
+use crate::report::Row;
+use crate::{Result, scratch};
+
+const TOPICS: [&str; 2] = ["orders", "payments"];
+/// The group that reads on.
+const GROUP: &str = "billing";
+/// The one that has read all.
+const DONE: &str = "audit";
+const MESSAGES: usize = 250;
+/// How long a look into a damaged file may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How a flip ended.
+#[derive(Debug)]
+enum Ending {
+    /// Everything is what was written.
+    Identical,
+    /// Something was refused with an error.
+    Refused,
+    /// What is missing is named.
+    Named,
+    /// Something is wrong, and nobody says so.
+    Wrong(String),
+}
+
+pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let mut random = Rng::with_seed(seed);
+    let folder = scratch::folder("flip")?;
+    let original = folder.path().join("original.db");
+    runtime.block_on(build(&original, &mut random))?;
+    let bytes = fs::read(&original)?;
+    // A look changes the file: it works on a copy, as all do.
+    let expected = runtime.block_on(look_at(&bytes, folder.path(), 0))?;
+    if let Some(error) = expected.errors.first() {
+        return Err(format!("the file without a flip cannot be read: {error}").into());
+    }
+    let panics = count_panics();
+    let mut row = Row { messages: (MESSAGES * TOPICS.len()) as u64, ..Row::default() };
+    row.acknowledged = row.messages;
+    let (mut identical, mut refused, mut named) = (0, 0, 0);
+    for number in 1..=scale.of(2_000, 150) {
+        let bit = random.usize(0..bytes.len() * 8);
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let before = panics.load(Ordering::Acquire);
+        let end = match runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, look_at(&flipped, folder.path(), number)).await
+        }) {
+            Ok(Ok(look)) => look.compare(&expected),
+            Ok(Err(_)) => Ending::Refused,
+            Err(_) => Ending::Wrong(format!("still not read after {PATIENCE:?}")),
+        };
+        row.faults += 1;
+        match end {
+            _ if panics.load(Ordering::Acquire) > before => {
+                row.problems.push(format!("flip {number}, bit {bit}: a panic"));
+            }
+            Ending::Identical => identical += 1,
+            Ending::Refused => refused += 1,
+            Ending::Named => named += 1,
+            Ending::Wrong(what) => {
+                row.lost += 1;
+                row.problems.push(format!("flip {number}, bit {} of byte {}: {what}", bit % 8, bit / 8));
+            }
+        }
+    }
+    drop(panic::take_hook());
+    row.detail = format!(
+        "{} bytes; {identical} flips changed nothing that is read, {refused} were refused with an error, {named} cost \
+         what a report names, {} were wrong without a word",
+        bytes.len(),
+        row.problems.len()
+    );
+    Ok(row)
+}
+
+/// Counts panics, and keeps them from stderr.
+fn count_panics() -> Arc<AtomicU64> {
+    let panics = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&panics);
+    panic::set_hook(Box::new(move |_| {
+        counter.fetch_add(1, Ordering::AcqRel);
+    }));
+    panics
+}
+
+// ---- The file ------------------------------------------------------------------------------------------------
+
+/// Makes a file with something of everything.
+async fn build(file: &Path, random: &mut Rng) -> Result {
+    let store = SqliteStore::builder(file).open().await?;
+    let writer = store.writer();
+    for topic in TOPICS {
+        let messages: Vec<_> = (0..MESSAGES).map(|number| message(topic, number, random)).collect();
+        writer.write(messages).await?.into_result()?;
+        read_and_settle(&store, topic, DONE, MESSAGES, |_| Verdict::Ack).await?;
+        let mut count = 0;
+        read_and_settle(&store, topic, GROUP, MESSAGES * 2 / 3, |delivery| {
+            count += 1;
+            match count % 10 {
+                3 => Verdict::Park(Box::new(Park {
+                    after: Some(Duration::ZERO),
+                    note: ParkNote {
+                        attempts: 2,
+                        first_failure: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+                        error: "the bank does not answer".into(),
+                    },
+                })),
+                7 => Verdict::Dead(Box::new(
+                    delivery.message.clone().with_header("millstream-dl-error", "no such account"),
+                )),
+                _ => Verdict::Ack,
+            }
+        })
+        .await?;
+    }
+    writer.close().await?;
+    drop(store);
+    // All that is in the write-ahead log goes into the file, and the log is empty.
+    let connection = rusqlite::Connection::open(file)?;
+    let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy != 0 {
+        return Err("the file could not be checkpointed: somebody still has it open".into());
+    }
+    Ok(())
+}
+
+fn message(topic: &str, number: usize, random: &mut Rng) -> Message {
+    let mut data = vec![0; random.usize(0..400)];
+    random.fill(&mut data);
+    let mut message = Message::new(topic.to_owned(), data)
+        .with_id(format!("{topic}-{number}"))
+        .with_content_type("application/octet-stream")
+        .with_time(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + number as u64));
+    if random.u8(..4) > 0 {
+        message = message.with_key(format!("customer-{}", random.u8(..40)));
+    }
+    if random.bool() {
+        message = message.with_header("tenant", "acme").with_header("raw", vec![random.u8(..), 0, 255]);
+    }
+    message
+}
+
+/// Reads so many messages for a group and settles each; what is read beyond is given back by leaving.
+async fn read_and_settle(
+    store: &SqliteStore,
+    topic: &str,
+    group: &str,
+    count: usize,
+    mut verdict: impl FnMut(&Delivery) -> Verdict,
+) -> Result {
+    let request = OpenRequest::new(topic.to_owned()).group(group.to_owned());
+    let Opened { mut source, mut settler, .. } = store.reader().open(request).await?;
+    let mut settled = 0;
+    while settled < count {
+        let mut some = Vec::new();
+        source.read(&mut some, ReadLimits::new(count - settled, 1 << 20)).await?;
+        settled += some.len();
+        let batch = some
+            .into_iter()
+            .map(|delivery| {
+                let verdict = verdict(&delivery);
+                Settlement::new(delivery.token, verdict)
+            })
+            .collect();
+        if settler.settle(batch).await.iter().any(|settled| !settled.is_done()) {
+            return Err("a message could not be settled".into());
+        }
+    }
+    settler.close().await?;
+    source.close().await?;
+    Ok(())
+}
+
+// ---- A look into it ------------------------------------------------------------------------------------------
+
+/// A message and where it lies.
+type Placed = (u64, Message);
+
+/// All that is read of a file.
+#[derive(Debug, Default)]
+struct Look {
+    /// Topics and groups, as the driver counts them.
+    overview: Vec<String>,
+    browsed: BTreeMap<String, Vec<Placed>>,
+    dead: BTreeMap<String, Vec<Placed>>,
+    /// What the group gets that reads on, by its place; none twice.
+    read_on: BTreeMap<String, Vec<Placed>>,
+    /// Whom the driver says to be damaged: topic, place and what.
+    quarantine: Vec<String>,
+    errors: Vec<String>,
+}
+
+/// Puts these bytes into a file and reads all there is.
+///
+/// An error says that it cannot be opened, or even its quarantine cannot be read.
+async fn look_at(bytes: &[u8], folder: &Path, number: usize) -> Result<Look> {
+    let folder = folder.join(number.to_string());
+    fs::create_dir(&folder)?;
+    let file = folder.join("flipped.db");
+    fs::write(&file, bytes)?;
+    let look = look(&file).await;
+    fs::remove_dir_all(&folder)?;
+    look
+}
+
+async fn look(file: &Path) -> Result<Look> {
+    let store = SqliteStore::builder(file).private().open().await?;
+    let mut look = Look::default();
+    let admin = store.admin();
+    match admin.topics().await {
+        Ok(topics) => look.overview.extend(topics.iter().map(|t| format!("{t:?}"))),
+        Err(error) => look.failed("topics", &error),
+    }
+    for topic in TOPICS {
+        match admin.groups(topic).await {
+            Ok(groups) => look.overview.extend(groups.iter().map(|g| format!("{topic}: {g:?}"))),
+            Err(error) => look.failed("groups", &error),
+        }
+        match read_all(&store, OpenRequest::new(topic).end(End::Latest)).await {
+            Ok(messages) => drop(look.browsed.insert(topic.to_owned(), messages)),
+            Err(error) => look.failed("browsing", &error),
+        }
+        match admin.dead_letters(topic, None, 10_000).await {
+            Ok(letters) => {
+                let letters = letters.into_iter().map(|letter| (letter.id, letter.message)).collect();
+                look.dead.insert(topic.to_owned(), letters);
+            }
+            Err(error) => look.failed("dead letters", &error),
+        }
+        match read_all(&store, OpenRequest::new(topic).group(GROUP).end(End::Latest)).await {
+            Ok(messages) => drop(look.read_on.insert(topic.to_owned(), messages)),
+            Err(error) => look.failed("reading on", &error),
+        }
+    }
+    if let Err(error) = store.writer().close().await {
+        look.failed("closing", &error);
+    }
+    drop(store);
+    match quarantine(file) {
+        Ok(rows) => look.quarantine = rows,
+        Err(error) => look.errors.push(format!("the quarantine: {error}")),
+    }
+    Ok(look)
+}
+
+/// Reads to the end, settling what a group reads.
+async fn read_all(store: &SqliteStore, request: OpenRequest) -> millstream::Result<Vec<Placed>> {
+    let settles = request.group.is_some();
+    let Opened { mut source, mut settler, .. } = store.reader().open(request).await?;
+    let mut all = Vec::new();
+    loop {
+        let mut some = Vec::new();
+        let read = source.read(&mut some, ReadLimits::new(1_000, 8 << 20)).await?;
+        let mut batch = Vec::new();
+        for delivery in some {
+            all.push((delivery.position.map_or(0, |p| p.0), delivery.message));
+            batch.push(Settlement::ack(delivery.token));
+        }
+        if settles && !batch.is_empty() {
+            for settled in settler.settle(batch).await {
+                if !settled.is_done() {
+                    let what = format!("an acknowledgement was not confirmed: {settled:?}");
+                    return Err(millstream::Error::new(ErrorKind::Unknown, what));
+                }
+            }
+        }
+        if matches!(read, Read::End) {
+            settler.close().await?;
+            source.close().await?;
+            return Ok(all);
+        }
+    }
+}
+
+fn quarantine(file: &Path) -> Result<Vec<String>> {
+    let connection = rusqlite::Connection::open(file)?;
+    let mut statement = connection.prepare("SELECT topic, seq, what FROM millstream_quarantine")?;
+    let rows = statement.query_map([], |row| {
+        let (topic, seq, what): (i64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(format!("topic {topic}, number {seq}: {what}"))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+impl Look {
+    fn failed(&mut self, what: &str, error: &millstream::Error) {
+        self.errors.push(format!("{what}: {error:?}"));
+    }
+
+    /// What is to be said of it beside what was written.
+    fn compare(&self, expected: &Self) -> Ending {
+        let mut missing = Vec::new();
+        let parts = [
+            ("browsed", &self.browsed, &expected.browsed),
+            ("dead letters", &self.dead, &expected.dead),
+            ("read on", &self.read_on, &expected.read_on),
+        ];
+        for (what, got, wanted) in parts {
+            for (topic, got) in got {
+                let wanted = wanted.get(topic).map_or(&[][..], Vec::as_slice);
+                if let Some(wrong) = wrong_in(got, wanted) {
+                    return Ending::Wrong(format!("{what} of {topic}: {wrong}"));
+                }
+                let there: Vec<u64> = got.iter().map(|(at, _)| *at).collect();
+                let gone = wanted.iter().filter(|(at, _)| !there.contains(at));
+                missing.extend(gone.map(|(at, _)| format!("{what} of {topic}: number {at}")));
+            }
+        }
+        match (missing.first(), self.errors.is_empty(), self.quarantine.is_empty()) {
+            (_, false, _) => Ending::Refused,
+            (Some(first), _, true) => {
+                Ending::Wrong(format!("{} messages are missing without a word; {first}", missing.len()))
+            }
+            (_, _, false) => Ending::Named,
+            (None, _, true) if self.overview != expected.overview => {
+                let differs = self.overview.iter().find(|line| !expected.overview.contains(line));
+                Ending::Wrong(format!("the overview differs: {differs:?}, of {:?}", expected.overview))
+            }
+            (None, _, true) => Ending::Identical,
+        }
+    }
+}
+
+/// What is there and was never written so.
+fn wrong_in(got: &[Placed], wanted: &[Placed]) -> Option<String> {
+    let written: BTreeMap<u64, &Message> = wanted.iter().map(|(at, message)| (*at, message)).collect();
+    let mut seen = Vec::new();
+    for (at, message) in got {
+        match written.get(at) {
+            None => return Some(format!("number {at} came, which should not")),
+            Some(right) if *right != message => return Some(format!("number {at} has other bytes")),
+            Some(_) if seen.contains(at) => return Some(format!("number {at} came twice")),
+            Some(_) => seen.push(*at),
+        }
+    }
+    None
+}

@@ -1,0 +1,382 @@
+//! A worker: a process that publishes to the file and handles what is in it, until it is told to stop or is killed.
+//!
+//! It tells its story in a journal, and on stdout how far it is. On stdin it is told `drain`: publish no more. When
+//! stdin ends, whoever started it is gone, and it goes too.
+
+use std::io::BufRead as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytestring::ByteString;
+use clap::Args;
+use millstream::sqlite::{SqliteStore, Transaction, rusqlite};
+use millstream::{
+    Attempt, Bus, Connection, Context, ErrorKind, Failure, FromContext, Message, MessageId, Outcome,
+    PublishOptions, Publisher, Retry, State, Subscribe, Units, WriteOutcome,
+};
+use millstream_core::BoxError;
+use millstream_testkit::ledger::Record;
+
+use crate::Result;
+use crate::events::{self, AFTER, DEDUP, Fate, Followed, PLAIN, Tick};
+use crate::journal::Journal;
+use crate::watched::Watched;
+
+/// Who a worker is and how much it does.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// The file with the messages.
+    #[arg(long)]
+    pub(crate) file: PathBuf,
+    /// Where it writes its journal.
+    #[arg(long)]
+    pub(crate) journal: PathBuf,
+    /// Which of the storm's workers it is. Its keys are its own, and those of its later lives.
+    #[arg(long)]
+    pub(crate) place: usize,
+    /// Which of the storm's lives it is; later ones are higher.
+    #[arg(long)]
+    pub(crate) life: u64,
+    #[arg(long)]
+    pub(crate) seed: u64,
+    #[arg(long)]
+    pub(crate) lease_ms: u64,
+    /// Tasks that publish.
+    #[arg(long)]
+    pub(crate) publishers: u32,
+    /// The longest pause between two publishes of a task; the shortest is none.
+    #[arg(long)]
+    pub(crate) pause_ms: u64,
+}
+
+impl Options {
+    /// The worker's name in this life.
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{}", self.place, self.life)
+    }
+
+    /// The command line that makes these options.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let Self { file, journal, place, life, seed, lease_ms, publishers, pause_ms } = self;
+        [
+            ("--file", file.display().to_string()),
+            ("--journal", journal.display().to_string()),
+            ("--place", place.to_string()),
+            ("--life", life.to_string()),
+            ("--seed", seed.to_string()),
+            ("--lease-ms", lease_ms.to_string()),
+            ("--publishers", publishers.to_string()),
+            ("--pause-ms", pause_ms.to_string()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect()
+    }
+}
+
+/// Keys of one publisher.
+const KEYS: u64 = 12;
+
+/// What the worker's tasks share.
+#[derive(Debug)]
+struct Worker {
+    options: Options,
+    journal: Arc<Journal>,
+    draining: AtomicBool,
+    publishing: AtomicU64,
+    acknowledged: AtomicU64,
+    refused: AtomicU64,
+    handled: AtomicU64,
+}
+
+/// Runs until SIGTERM.
+pub(crate) async fn run(options: Options) -> Result {
+    let journal = Arc::new(Journal::append_to(&options.journal)?);
+    let worker = Arc::new(Worker {
+        journal: Arc::clone(&journal),
+        draining: AtomicBool::new(false),
+        publishing: AtomicU64::new(u64::from(options.publishers)),
+        acknowledged: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
+        handled: AtomicU64::new(0),
+        options: options.clone(),
+    });
+    listen(Arc::clone(&worker));
+    let lease = Duration::from_millis(options.lease_ms);
+    let store = SqliteStore::builder(&options.file).lease(lease).open().await?;
+    let reader = Watched::new(store.reader(), journal, options.name().into());
+    let connection = Connection::new(reader, store.writer());
+    let bus = Bus::from_connection(connection);
+    let publisher = bus.publisher().clone();
+    // Some waits are long enough to be parked. Nothing counts as a crash loop: here the loop is wanted.
+    let retry = Retry::exponential(5.ms(), 40.ms()).attempts(8);
+    let bus = bus
+        .with_state(Arc::clone(&worker))
+        .subscribe(
+            handle
+                .group(PLAIN)
+                .concurrency(16)
+                .retry(retry.clone())
+                .park_after(10.ms())
+                .max_deliveries(u32::MAX),
+        )
+        .subscribe(
+            handle
+                .group(DEDUP)
+                .concurrency(16)
+                .retry(retry.clone())
+                .max_deliveries(u32::MAX)
+                .deduplicate(millstream::EmbeddedDedupStore::new(1_000_000)),
+        )
+        .subscribe(follow.group(AFTER).concurrency(16).retry(retry).max_deliveries(u32::MAX));
+    for number in 0..options.publishers {
+        tokio::spawn(publish(Arc::clone(&worker), publisher.clone(), number));
+    }
+    tokio::spawn(tell(worker));
+    println!("ready");
+    bus.run().await?;
+    Ok(())
+}
+
+/// Does as stdin says, on a thread of its own, since reading it blocks.
+fn listen(worker: Arc<Worker>) {
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if line == "drain" {
+                worker.draining.store(true, Ordering::Release);
+            }
+        }
+        std::process::exit(5);
+    });
+}
+
+/// Says how far it is, again and again.
+async fn tell(worker: Arc<Worker>) {
+    loop {
+        tokio::time::sleep(20.ms()).await;
+        let of = |figure: &AtomicU64| figure.load(Ordering::Acquire);
+        println!(
+            "publishing {} acknowledged {} refused {} handled {}",
+            of(&worker.publishing),
+            of(&worker.acknowledged),
+            of(&worker.refused),
+            of(&worker.handled)
+        );
+    }
+}
+
+// ---- Publishing ----------------------------------------------------------------------------------------------
+
+/// Publishes, one message or a few at a time, until there is no more to be done.
+async fn publish(worker: Arc<Worker>, publisher: Publisher, number: u32) {
+    let mut random = fastrand::Rng::with_seed(worker.options.seed ^ (u64::from(number) << 32));
+    let mut next = 0u64;
+    let mut open = true;
+    while open && !worker.draining.load(Ordering::Acquire) {
+        let size = if random.u8(..4) == 0 { random.u64(2..12) } else { 1 };
+        let batch = (next..next + size).map(|n| worker.message(&publisher, number, n, &mut random)).collect();
+        next += size;
+        open = match batch {
+            Ok(batch) => worker.deliver(&publisher, batch).await,
+            Err(error) => worker.give_up(&error),
+        };
+        tokio::time::sleep(Duration::from_micros(random.u64(0..=worker.options.pause_ms * 1_000))).await;
+    }
+    worker.publishing.fetch_sub(1, Ordering::AcqRel);
+}
+
+impl Worker {
+    fn message(
+        &self,
+        publisher: &Publisher,
+        number: u32,
+        n: u64,
+        random: &mut fastrand::Rng,
+    ) -> millstream::Result<Message> {
+        let Options { place, life, .. } = self.options;
+        let key = match random.u64(0..KEYS * 8) {
+            0 => String::new(),
+            key => format!("{place}-{number}-{}", key % KEYS),
+        };
+        let tick =
+            Tick { key, seq: life << 32 | n, pad: "x".repeat(random.usize(0..200) * random.usize(0..4)) };
+        let id = format!("{place}.{life}.{number}.{n}");
+        let is_poison = Fate::of(&id) == Fate::Poison;
+        let mut options = PublishOptions::new().id(id);
+        if random.bool() {
+            options = options.header("weather", vec![random.u8(..), 0, 255]);
+        }
+        let mut message = publisher.message_with(&tick, options)?;
+        if is_poison {
+            message.data = message.data.map(|data| data.slice(..data.len() - 1));
+        }
+        self.journal.write(Record::intent(&message, tick.seq));
+        Ok(message)
+    }
+
+    /// Publishes until each is confirmed; `false` if that cannot be any more.
+    async fn deliver(&self, publisher: &Publisher, mut batch: Vec<Message>) -> bool {
+        loop {
+            let report = match batch.as_slice() {
+                [one] => publisher.publish_message(one.clone()).await.map(|()| vec![WriteOutcome::Written(None)]),
+                _ => publisher.publish_messages(batch.clone()).await.map(|report| report.into_outcomes()),
+            };
+            let outcomes = match report {
+                Ok(outcomes) => outcomes,
+                Err(error) if error.kind() == ErrorKind::BusIsShutdown => return false,
+                Err(error) if error.kind() == ErrorKind::Unknown => {
+                    batch.iter().for_each(|m| self.journal.write(Record::MaybeWritten { id: m.id.clone() }));
+                    Vec::new()
+                }
+                Err(error) if error.is_retryable() => Vec::new(),
+                Err(error) => return self.give_up(&error),
+            };
+            let mut outcomes = outcomes.into_iter();
+            let mut fatal = None;
+            batch.retain(|message| {
+                let id = message.id.clone();
+                match outcomes.next() {
+                    Some(WriteOutcome::Written(_)) => {
+                        self.journal.write(Record::Acked { id });
+                        self.acknowledged.fetch_add(1, Ordering::AcqRel);
+                        return false;
+                    }
+                    Some(WriteOutcome::Unknown(_)) => self.journal.write(Record::MaybeWritten { id }),
+                    Some(WriteOutcome::Failed(error)) if !error.is_retryable() => fatal = Some(error),
+                    _ => {}
+                }
+                self.refused.fetch_add(1, Ordering::AcqRel);
+                true
+            });
+            match fatal {
+                Some(error) if error.kind() == ErrorKind::BusIsShutdown => return false,
+                Some(error) => return self.give_up(&error),
+                None if batch.is_empty() => return true,
+                None => tokio::time::sleep(10.ms()).await,
+            }
+        }
+    }
+
+    /// An error that must not be: the process says so, and ends.
+    fn give_up(&self, error: &millstream::Error) -> bool {
+        eprintln!("{}: publishing failed for good: {error:?}", self.options.name());
+        std::process::exit(4);
+    }
+}
+
+// ---- Handling ------------------------------------------------------------------------------------------------
+
+/// The group that a handler runs for.
+struct Group(ByteString);
+
+impl<S> FromContext<S> for Group {
+    fn from_context(context: &mut Context, _: &S) -> Result<Self, Failure> {
+        Ok(Self(context.subscription().group.clone().unwrap_or_default()))
+    }
+}
+
+async fn handle(
+    tick: Tick,
+    MessageId(id): MessageId,
+    Attempt(attempt): Attempt,
+    Group(group): Group,
+    State(worker): State<Arc<Worker>>,
+    transaction: Transaction,
+    publisher: Publisher,
+) -> Outcome {
+    tokio::time::sleep(events::runs_for(&id)).await;
+    match Fate::of(&id) {
+        Fate::Fails(times) if attempt <= times => return Err(Failure::retry("not yet")),
+        Fate::Panics if attempt == 1 => panic!("on purpose"),
+        Fate::Unrecoverable => {
+            queue_effect(&transaction, &worker, &group, &id, &tick.key, tick.seq)?;
+            return Err(Failure::unrecoverable("never"));
+        }
+        Fate::EffectFails if attempt == 1 => {
+            queue_effect(&transaction, &worker, &group, &id, &tick.key, tick.seq)?;
+            transaction.execute("INSERT INTO no_such_table VALUES(1)", ())?;
+            return Ok(());
+        }
+        _ => {}
+    }
+    queue_effect(&transaction, &worker, &group, &id, &tick.key, tick.seq)?;
+    if &*group == PLAIN && events::is_followed(&id) {
+        let followed = Followed { key: tick.key, seq: tick.seq };
+        let options = PublishOptions::new().id(events::followed_by(&id));
+        let message = publisher.message_with(&followed, options)?;
+        worker.journal.write(Record::intent(&message, tick.seq));
+        publisher.publish_message(message).await?;
+    }
+    worker.done(id, group);
+    Ok(())
+}
+
+async fn follow(
+    followed: Followed,
+    MessageId(id): MessageId,
+    Group(group): Group,
+    State(worker): State<Arc<Worker>>,
+    transaction: Transaction,
+) -> Outcome {
+    queue_effect(&transaction, &worker, &group, &id, &followed.key, followed.seq)?;
+    worker.done(id, group);
+    Ok(())
+}
+
+impl Worker {
+    fn done(&self, id: ByteString, group: ByteString) {
+        self.journal.write(Record::Effect { id, group });
+        self.handled.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// The tables that effects are kept in. Nothing in them is unique: what happens twice is seen.
+pub(crate) const TABLES: &str = "
+CREATE TABLE effect(grp TEXT NOT NULL, id TEXT NOT NULL, worker TEXT NOT NULL) STRICT;
+CREATE TABLE latest(grp TEXT NOT NULL, key TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY(grp, key)) STRICT;
+CREATE TABLE inversion(grp TEXT NOT NULL, key TEXT NOT NULL, id TEXT NOT NULL, seq INTEGER NOT NULL,
+  latest INTEGER NOT NULL) STRICT;
+";
+
+/// The message's effect: a row, and a look at what came before it in its key.
+fn queue_effect(
+    transaction: &Transaction,
+    worker: &Worker,
+    group: &str,
+    id: &str,
+    key: &str,
+    seq: u64,
+) -> Outcome {
+    let name = worker.options.name();
+    transaction.execute("INSERT INTO effect VALUES(?1, ?2, ?3)", (group.to_owned(), id.to_owned(), name))?;
+    if key.is_empty() {
+        return Ok(());
+    }
+    let (group, id, key, seq) = (group.to_owned(), id.to_owned(), key.to_owned(), i64::try_from(seq)?);
+    transaction.run(move |connection| keep_order(connection, &group, &id, &key, seq))?;
+    Ok(())
+}
+
+fn keep_order(
+    connection: &rusqlite::Connection,
+    group: &str,
+    id: &str,
+    key: &str,
+    seq: i64,
+) -> Result<(), BoxError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO inversion SELECT ?1, ?2, ?3, ?4, seq FROM latest
+             WHERE grp = ?1 AND key = ?2 AND seq > ?4",
+        )?
+        .execute((group, key, id, seq))?;
+    connection
+        .prepare_cached(
+            "INSERT INTO latest VALUES(?1, ?2, ?3)
+             ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq)",
+        )?
+        .execute((group, key, seq))?;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! `cargo xtask storm`: builds the program that breaks processes and files on purpose, and runs it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::Result;
+use crate::command::Run;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Which profiles, such as sqlite-kill; all of them by default.
+    profiles: Vec<String>,
+    /// How much of it: full, or ci for a tenth or less.
+    #[arg(long, default_value = "full")]
+    scale: String,
+    /// Decides what happens and when; by default the time does, and it is printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Writes a row for each profile to this file, as a JSON array.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+pub(crate) fn run(options: &Options) -> Result {
+    let mut run = program(&options.scale);
+    if let Some(seed) = options.seed {
+        run = run.arg("--seed").arg(seed.to_string());
+    }
+    if let Some(json) = &options.json {
+        // It runs in the root, and the file is named from where we are.
+        run = run.arg("--json").arg(std::path::absolute(json)?.to_string_lossy());
+    }
+    for profile in &options.profiles {
+        run = run.arg(profile.as_str());
+    }
+    run.run()
+}
+
+fn program(scale: &str) -> Run {
+    Run::cargo("run --release --package millstream-storm -- run --scale").arg(scale)
+}
+
+/// What the CI's storm came to.
+pub(crate) struct Outcome {
+    pub(crate) checked: String,
+    pub(crate) left_out: Option<String>,
+}
+
+/// Runs all profiles at the CI's scale. The commit decides the seed: each gets another storm, and the same one gets
+/// the same again.
+pub(crate) fn ci() -> Result<Outcome> {
+    let json = std::env::temp_dir().join(format!("millstream-storm-{}.json", std::process::id()));
+    let mut run = program("ci").arg("--json").arg(json.to_string_lossy());
+    if let Some(seed) = seed_of_commit() {
+        run = run.arg("--seed").arg(seed.to_string());
+    }
+    run.run()?;
+    let rows = read(&json)?;
+    std::fs::remove_file(&json)?;
+    outcome(&rows)
+}
+
+fn seed_of_commit() -> Option<u64> {
+    let run = Run::new("git").args(["rev-parse", "--short=8", "HEAD"]);
+    u64::from_str_radix(run.output().ok()?.trim(), 16).ok()
+}
+
+fn read(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("the storm left no {}: {e}", path.display()))?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+fn outcome(rows: &Value) -> Result<Outcome> {
+    let rows = rows.as_array().filter(|rows| !rows.is_empty()).ok_or("the storm's report has no rows")?;
+    let (ran, skipped): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row["skipped"].is_null());
+    let sum = |name: &str| ran.iter().filter_map(|row| row[name].as_u64()).sum::<u64>();
+    let checked = format!(
+        "{} profiles, {} faults, {} acknowledged, {} lost",
+        ran.len(),
+        sum("faults"),
+        sum("acknowledged"),
+        sum("lost")
+    );
+    let left_out: Vec<_> = skipped
+        .iter()
+        .map(|row| format!("{}: {}", row["target"].as_str().unwrap_or("?"), row["skipped"].as_str().unwrap_or("?")))
+        .collect();
+    Ok(Outcome { checked, left_out: (!left_out.is_empty()).then(|| left_out.join(", ")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_added_up_and_what_was_skipped_is_named() {
+        let rows = serde_json::json!([
+            { "target": "a", "faults": 2, "acknowledged": 10, "lost": 0 },
+            { "target": "b", "faults": 3, "acknowledged": 5, "lost": 0 },
+            { "target": "c", "faults": 0, "acknowledged": 0, "lost": 0, "skipped": "no root" },
+        ]);
+        let outcome = outcome(&rows).unwrap();
+        assert_eq!(outcome.checked, "2 profiles, 5 faults, 15 acknowledged, 0 lost");
+        assert_eq!(outcome.left_out.as_deref(), Some("c: no root"));
+    }
+
+    #[test]
+    fn a_report_without_rows_is_an_error() {
+        assert!(outcome(&serde_json::json!([])).is_err());
+    }
+}
