@@ -46,6 +46,11 @@ pub struct Park {
 pub struct Settlement {
     /// Which.
     pub token: Token,
+    /// Others that were handled together with it, as one batch: they end as it does, in the same transaction. If one
+    /// of them is no longer ours, nothing of all this happens and the outcome is [`Lost`](Settled::Lost). Only for
+    /// drivers with [`Capabilities::atomic_emit`](crate::Capabilities) or
+    /// [`Capabilities::effects`](crate::Capabilities), and only with [`Verdict::Ack`]; empty otherwise.
+    pub others: Vec<Token>,
     /// How.
     pub verdict: Verdict,
     /// Messages to be written in one transaction with the verdict. Only for drivers with
@@ -59,7 +64,7 @@ pub struct Settlement {
 impl Settlement {
     /// A settlement that takes nothing along.
     pub fn new(token: Token, verdict: Verdict) -> Self {
-        Self { token, verdict, emit: Vec::new(), effects: Effects::new() }
+        Self { token, others: Vec::new(), verdict, emit: Vec::new(), effects: Effects::new() }
     }
 
     /// An acknowledgement that takes nothing along.
@@ -85,7 +90,7 @@ pub enum Settled {
         settlement: Box<Settlement>,
     },
     /// Its effects failed: just this message's part was undone, and the delivery is still ours. It counts as a
-    /// failed attempt of the handler, and will be settled again with a token of the same id.
+    /// failed attempt of the handler, and will be settled again with tokens of the same ids.
     EffectsFailed(Error),
     /// Whether it happened is not known. Never success and never drop: the message may come again.
     Unknown(Error),

@@ -199,6 +199,7 @@ impl Membership {
             let id = settlement.token.id();
             use Verdict::{Ack, Park, Release, Retry};
             if !matches!(settlement.verdict, Ack | Retry { .. } | Release | Park(_))
+                || !settlement.others.is_empty()
                 || !settlement.emit.is_empty()
                 || !settlement.effects.is_empty()
             {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashSet, HashSetExt};
 use millstream_core::{
-    Effect, Error, ErrorKind, Park, ParkNote, Result, Settled, Settlement, TokenId, Verdict, WriteOutcome,
+    Effect, Error, ErrorKind, Park, ParkNote, Result, Settled, Settlement, Token, TokenId, Verdict, WriteOutcome,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -44,7 +44,8 @@ pub(crate) struct Batch {
 
 struct Item {
     settlement: Settlement,
-    token: TokenId,
+    /// The settlement's token and those of its others.
+    tokens: Vec<TokenId>,
     /// What it comes to if the transaction commits.
     outcome: Outcome,
 }
@@ -198,7 +199,7 @@ impl Savepoint {
 impl Batch {
     pub(crate) fn new(member: Arc<Member>, batch: Vec<Settlement>) -> Self {
         let items = batch.into_iter().map(|settlement| Item {
-            token: settlement.token.id(),
+            tokens: std::iter::once(&settlement.token).chain(&settlement.others).map(Token::id).collect(),
             settlement,
             outcome: Outcome::Lost,
         });
@@ -212,12 +213,23 @@ impl Batch {
     pub(crate) fn apply(&mut self, desk: &mut Desk<'_>) -> Result<()> {
         let mut seen = HashSet::new();
         for item in &mut self.items {
-            let out = self.member.lock().look_up(item.token);
-            let Some(out) = out.filter(|_| seen.insert(item.token.id)) else { continue };
-            if !desk.touched.is_ours(desk.connection, &self.member, out.slot, out.epoch)? {
+            let outs: Option<Vec<Out>> = {
+                let state = self.member.lock();
+                item.tokens.iter().map(|token| state.look_up(*token)).collect()
+            };
+            let Some(outs) = outs else { continue };
+            if item.tokens.iter().any(|token| seen.contains(&token.id)) {
                 continue;
             }
-            item.outcome = desk.settle(&self.member, &out, &item.settlement)?;
+            let mut ours = true;
+            for out in &outs {
+                ours &= desk.touched.is_ours(desk.connection, &self.member, out.slot, out.epoch)?;
+            }
+            if !ours {
+                continue;
+            }
+            seen.extend(item.tokens.iter().map(|token| token.id));
+            item.outcome = desk.settle(&self.member, &outs, &item.settlement)?;
         }
         Ok(())
     }
@@ -232,15 +244,15 @@ impl Batch {
                 Settled::Failed { error, settlement: Box::new(item.settlement) }
             }
             Outcome::Done => {
-                state.done(item.token.id);
+                item.tokens.iter().for_each(|token| state.done(token.id));
                 Settled::Done
             }
             Outcome::GivenBack => {
-                state.given_back(item.token.id);
+                state.given_back(item.tokens[0].id);
                 Settled::Done
             }
             Outcome::Parked { due, note } => {
-                state.parked(item.token.id, due, note);
+                state.parked(item.tokens[0].id, due, note);
                 Settled::Done
             }
         });
@@ -258,7 +270,7 @@ impl Batch {
 }
 
 impl Desk<'_> {
-    fn settle(&mut self, member: &Arc<Member>, out: &Out, settlement: &Settlement) -> Result<Outcome> {
+    fn settle(&mut self, member: &Arc<Member>, outs: &[Out], settlement: &Settlement) -> Result<Outcome> {
         let takes_along = !settlement.effects.is_empty() || !settlement.emit.is_empty();
         if takes_along {
             self.execute(&self.savepoint.begin)?;
@@ -274,8 +286,18 @@ impl Desk<'_> {
             }
             self.execute(&self.savepoint.end)?;
         }
+        let Some((out, others)) = outs.split_first() else { return Ok(Outcome::Lost) };
         match &settlement.verdict {
-            Verdict::Ack => self.done(member, out),
+            Verdict::Ack => {
+                for other in others {
+                    self.done(member, other)?;
+                }
+                self.done(member, out)
+            }
+            _ if !others.is_empty() => Ok(Outcome::Unsupported(Error::new(
+                ErrorKind::Unsupported,
+                "only an acknowledgement takes others along",
+            ))),
             Verdict::Dead(letter) => {
                 let (group, seq) = (member.group.as_ref().map(|g| &*g.name), Some(out.seq));
                 admin::bury(self.connection, member.topic.id, group, seq, letter)?;

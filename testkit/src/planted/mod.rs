@@ -163,6 +163,8 @@ bugs! {
     DropsDeadLetters: LOG => "settling::a_dead_letter_is_stored_and_its_source_acknowledged",
     /// Writes what is emitted, also if the verdict is refused.
     EmitsAnyway: LOG => "settling::emitted_messages_commit_with_the_verdict",
+    /// Settles the first of a batch and forgets the others.
+    ForgetsTheOthers: LOG => "settling::a_batch_ends_as_one_or_not_at_all",
     /// Each member reads everything.
     DeliversToEachMember: LOG => "groups::no_message_is_with_two_members_at_once"
         | "delivery::many_writers_and_members_share_all_messages",

@@ -44,6 +44,7 @@ impl PlantedSettler {
                 settlement.emit.extend(message.map(|m| m.with_deliver_at(at)));
                 settlement.verdict = Verdict::Ack;
             }
+            (Bug::ForgetsTheOthers, _) => settlement.others.clear(),
             (Bug::DropsDeadLetters, Verdict::Dead(_)) => settlement.verdict = Verdict::Ack,
             _ => {}
         }

@@ -429,7 +429,7 @@ fn commit(state: &mut State, key: &GroupKey, member: u32, settlement: Settlement
     if !matches!(settlement.verdict, Verdict::Ack) {
         return refuse(settlement, "a partitioned log knows no verdict but Ack", key);
     }
-    if !settlement.emit.is_empty() || !settlement.effects.is_empty() {
+    if !settlement.emit.is_empty() || !settlement.effects.is_empty() || !settlement.others.is_empty() {
         return refuse(settlement, "a partitioned log commits nothing along with a position", key);
     }
     let coordinator = state.coordinators.get_mut(key);
@@ -453,8 +453,14 @@ fn settle_in_pool(
     if let Some(pool) = state.pools.get_mut(key) {
         pool.reap(now);
     }
-    if state.pools.get(key).and_then(|pool| pool.held(member, token)).is_none() {
+    let others: Vec<TokenId> = settlement.others.iter().map(millstream_core::Token::id).collect();
+    let pool = state.pools.get(key);
+    let held = |token: TokenId| pool.is_some_and(|pool| pool.held(member, token).is_some());
+    if !held(token) || !others.iter().all(|other| held(*other)) {
         return Settled::Lost;
+    }
+    if !others.is_empty() && (!can.atomic_emit && !can.effects || !matches!(settlement.verdict, Verdict::Ack)) {
+        return refuse(settlement, "only acknowledgements of a broker with transactions take others along", key);
     }
     if !can.atomic_emit && !settlement.emit.is_empty() || !can.effects && !settlement.effects.is_empty() {
         return refuse(settlement, "this broker commits nothing along with a verdict", key);
@@ -502,6 +508,7 @@ fn settle_in_pool(
         }
         _ => pool.ack(token.id),
     }
+    others.iter().for_each(|other| pool.ack(other.id));
     Settled::Done
 }
 

@@ -25,6 +25,12 @@ impl Window {
         emit: Vec<Message>,
         effects: Effects,
     ) {
+        // Where the driver has transactions, a batch ends in one.
+        let together = !self.rules.cumulative && (self.rules.effects || self.rules.atomic_emit);
+        let others: Vec<Token> = match together {
+            true => followers.iter().filter_map(|i| self.entries[*i as usize].token.take()).collect(),
+            false => Vec::new(),
+        };
         let entry = &mut self.entries[index as usize];
         let Some(token) = entry.token.take() else { return };
         entry.stage = Stage::Settling;
@@ -41,7 +47,10 @@ impl Window {
         let mut settlement = Settlement::ack(token);
         settlement.emit = emit;
         settlement.effects = effects;
-        self.send(input, settlement, Tag::of(partition, lease_until).awaited_by(index));
+        let tag = Tag::of(partition, lease_until).awaited_by(index);
+        let tag = Tag { count: 1 + others.len(), ..tag };
+        settlement.others = others;
+        self.send(input, settlement, tag);
     }
 
     pub(super) fn send(&mut self, input: Input, settlement: Settlement, tag: Tag) {
@@ -158,6 +167,10 @@ impl Window {
         let Some(item) = entry.item.take() else { return };
         entry.token = Some(Token::new(entry.id.partition, entry.id.epoch, entry.id.id));
         let followers = entry.extra.take().map(|e| e.followers).unwrap_or_default();
+        for other in &followers {
+            let other = &mut self.entries[*other as usize];
+            other.token = Some(Token::new(other.id.partition, other.id.epoch, other.id.id));
+        }
         self.counts.handled_total = self.counts.handled_total.saturating_sub(1 + followers.len() as u64);
         if followers.is_empty() {
             self.failed(index, item, Failure::from(error), now);

@@ -74,6 +74,12 @@ pub(super) fn cases() -> Vec<Case> {
             emitting,
             "emitted messages are written in one transaction with the verdict (Settlement::emit)"
         ),
+        case!(
+            "settling",
+            a_batch_ends_as_one_or_not_at_all,
+            emitting,
+            "what was handled together is acknowledged together (Settlement::others)"
+        ),
     ]
 }
 
@@ -291,4 +297,41 @@ async fn emitted_messages_commit_with_the_verdict(world: World) -> Checked {
     // The second settlement was refused: what it wanted to emit must not be there.
     listener.quiet(world.scale().quiet).await?;
     world.verify(world.rules())
+}
+
+async fn a_batch_ends_as_one_or_not_at_all(world: World) -> Checked {
+    let messages = (0..6).map(|n| world.message(&format!("key {n}"))).collect();
+    let mut member = world.publish_and_join(messages, "g").await?;
+    let mut held = member.take(6).await?;
+    let alone = held.remove(0);
+    let gone = Member::token_again(&alone);
+    member.handle(vec![alone]).await?;
+    // One of them is not ours any more: nothing of it happens.
+    let first = ack_together(&held[0], vec![gone]);
+    let outcome = member.settler.settle(vec![first]).await;
+    ensure!(matches!(outcome[..], [Settled::Lost]), "with a stale token in it, a batch ended with {outcome:?}");
+    // All of them are: all are done, and none comes again.
+    for delivery in &held {
+        let (id, group) = (delivery.message.id.clone(), member.group.clone());
+        world.ledger().write(crate::ledger::Record::Effect { id, group });
+    }
+    let settlement = ack_together(&held[0], held[1..].iter().map(Member::token_again).collect());
+    let about = vec![(held[0].message.id.clone(), Ending::Ack)];
+    let outcome = member.settle_all(about, vec![settlement]).await?;
+    ensure!(outcome[0].is_done(), "a batch that is ours ended with {:?}", outcome[0]);
+    for delivery in &held[1..] {
+        let (id, group) = (delivery.message.id.clone(), member.group.clone());
+        world.ledger().write(crate::ledger::Record::settled(id, group, Ending::Ack, &Settled::Done));
+    }
+    drop(held);
+    member.close().await?;
+    let mut again = world.join("g").await?;
+    again.quiet(world.scale().quiet).await?;
+    world.verify(world.rules())
+}
+
+fn ack_together(delivery: &millstream_core::Delivery, others: Vec<millstream_core::Token>) -> Settlement {
+    let mut settlement = Settlement::ack(Member::token_again(delivery));
+    settlement.others = others;
+    settlement
 }
