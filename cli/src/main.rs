@@ -24,8 +24,8 @@ use crate::failed::Form;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  it went well
-  1  it failed: an error, an interrupted publish or redrive, or something wrong was found by demo or check
-  2  the command line is wrong, or its URL is none that this program can use
+  1  it failed: an error, an interruption before the work was done, or demo or check found something wrong
+  2  the command line is wrong, or its URL or file is none that this program can use
 
 Logs go to stderr; choose them with RUST_LOG, such as RUST_LOG=millstream=debug. There are none by default.";
 

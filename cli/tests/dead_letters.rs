@@ -71,8 +71,13 @@ async fn a_letter_is_shown_whole() {
     let place = ten_letters().await;
     let id = letters(&place, &["--key", "c0"])[0]["id"].to_string();
     let shown = place.run(&["dead-letters", "show", URL, "orders", "--id", &id]).ok();
-    for part in ["unrecoverable", "  the customer is", "millstream-dl-handler", "application/json", "{\"n\":0,\"customer\":\"c0\"}"]
-    {
+    for part in [
+        "unrecoverable",
+        "  the customer is",
+        "millstream-dl-handler",
+        "application/json",
+        "{\"n\":0,\"customer\":\"c0\"}",
+    ] {
         assert!(shown.stdout().contains(part), "{part} is missing in {}", shown.stdout());
     }
     let gone = place.run(&["dead-letters", "show", URL, "orders", "--id", "999"]).code(1);
@@ -94,8 +99,13 @@ async fn what_is_redriven_comes_to_its_group_again_with_the_same_id() {
 
     // The group gets just these; another one gets them as skipped.
     let url = format!("sqlite://{}", place.path("app.db").to_str().unwrap());
-    let running =
-        Bus::connect(&url).await.unwrap().subscribe_to("orders", take.group("billing")).start().await.unwrap();
+    let running = Bus::connect(&url)
+        .await
+        .unwrap()
+        .subscribe_to("orders", take.group("billing"))
+        .start()
+        .await
+        .unwrap();
     let control = running.control();
     while control.counts().iter().map(|count| count.handled).sum::<u64>() < 8 {
         tokio::task::yield_now().await;
@@ -119,4 +129,26 @@ async fn what_is_discarded_is_meant_and_gone() {
     place.run(&["dead-letters", "discard", URL, "orders", "--all"]).ok();
     let none = place.run(&["dead-letters", "ls", URL, "orders"]).ok();
     assert_eq!(none.stdout(), "There are none.\n");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_redrive_says_how_far_it_came_and_the_command_to_go_on() {
+    let place = ten_letters().await;
+    let child = place.start(&["dead-letters", "redrive", URL, "orders", "--rate", "1/h"]);
+    // The first one goes at once, the next one waits for its turn.
+    while letters(&place, &[]).len() == 10 {
+        std::thread::yield_now();
+    }
+    common::interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("1 letter redriven, the last one done is"), "{text}");
+    let command = text.split("go on with: millstream ").nth(1).unwrap().trim();
+    let quick = command.replace("1/h", "1000/s");
+    let document =
+        place.run(&[&quick.split(' ').collect::<Vec<_>>()[..], &["--json"]].concat()).ok().document();
+    assert_eq!(document["redriven"], 9);
+    assert_eq!(letters(&place, &[]).len(), 0);
 }

@@ -1,7 +1,7 @@
 //! The demo as a user runs it: what it prints where, and its exit codes.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -106,6 +106,25 @@ fn a_file_that_is_kept_can_be_looked_into() {
     assert!(stdout(&topics).contains("demo.orders"), "{}", stdout(&topics));
     let file = std::path::Path::new(url.strip_prefix("sqlite://").unwrap());
     std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_says_so_and_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_millstream"));
+    program.args(["demo", "--events", "10000000"]).env("TMPDIR", folder.path());
+    let child = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let files = || std::fs::read_dir(folder.path()).unwrap().count();
+    while files() == 0 {
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("interrupted"), "{}", stderr(&output));
+    assert_eq!((stdout(&output), files()), ("", 0));
 }
 
 #[test]

@@ -69,7 +69,8 @@ fn a_bad_line_is_named_the_lines_before_it_are_kept_and_skip_goes_on() {
 #[test]
 fn a_missing_key_names_the_line_and_the_field() {
     let place = Place::new();
-    let ran = place.feed(&["publish", URL, "orders", "--key-field", "id"], "{\"id\":1}\n{\"ID\":2}\n").code(1);
+    let ran =
+        place.feed(&["publish", URL, "orders", "--key-field", "id"], "{\"id\":1}\n{\"ID\":2}\n").code(1);
     assert!(ran.stderr().contains("line 2 has no field \"id\""), "{}", ran.stderr());
 }
 
@@ -79,7 +80,7 @@ fn a_file_that_is_not_there_is_an_error_and_makes_nothing() {
     let ran = place.run(&["publish", URL, "orders", "no.ndjson"]).code(1);
     assert!(ran.stderr().contains("\"no.ndjson\""), "{}", ran.stderr());
     for args in [&["tail", URL, "orders"][..], &["topics", URL], &["dead-letters", "ls", URL, "orders"]] {
-        let ran = place.run(args).code(1);
+        let ran = place.run(args).code(2);
         assert!(ran.stderr().contains("app.db"), "{}", ran.stderr());
     }
     assert!(!place.path("app.db").exists());

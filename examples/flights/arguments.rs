@@ -63,5 +63,6 @@ mod tests {
         assert!(parse("f.json --kills many").unwrap_err().contains("many"));
         assert!(parse("f.json --kill 3").unwrap_err().contains("--kill "));
         assert!(parse("f.json --url").unwrap_err().contains("--url"));
+        assert!(parse("--kills 3").unwrap_err().contains("cargo xtask data"), "how to get the file");
     }
 }

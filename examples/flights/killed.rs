@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use millstream::MessageId;
 use millstream::prelude::*;
 use millstream::sqlite::{SqliteStore, Transaction, rusqlite};
-use millstream::MessageId;
 
 use crate::{Flight, Sum, Sums, fails_first, publish};
 
@@ -20,7 +20,8 @@ use crate::{Flight, Sum, Sums, fails_first, publish};
 pub(crate) const WORKER: &str = "MILLSTREAM_FLIGHTS_WORKER";
 
 const WORKERS: usize = 2;
-const TABLE: &str = "CREATE TABLE sums(distance INTEGER PRIMARY KEY, flights INTEGER NOT NULL, delay INTEGER NOT NULL)";
+const TABLE: &str =
+    "CREATE TABLE sums(distance INTEGER PRIMARY KEY, flights INTEGER NOT NULL, delay INTEGER NOT NULL)";
 /// How long a file without progress is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -98,7 +99,7 @@ pub(crate) async fn compare(
     flights: Vec<Flight>,
     url: Option<&str>,
     kills: u32,
-    program: impl Fn() -> Command,
+    program: impl Fn() -> Command + Send,
 ) -> Result<(Sums, bool), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let (url, file) = match url {
@@ -123,7 +124,7 @@ pub(crate) async fn compare(
     for kill in 0..u64::from(kills) * WORKERS as u64 {
         // Spread over the way, so that there is work before and behind each.
         let after = total * (kill + 1) / (u64::from(kills) * WORKERS as u64 + 1);
-        added(&sums, after).await?;
+        added(&mut sums, after).await?;
         let worker = &mut workers[kill as usize % WORKERS];
         worker.kill()?;
         *worker = Worker::start(program(), &file)?;
@@ -136,7 +137,8 @@ pub(crate) async fn compare(
     }
 
     let letters = bus.admin().ok_or("the driver has no administration")?.topics().await?;
-    let dead: u64 = letters.iter().filter(|topic| topic.name == "flights").map(|topic| topic.dead_letters).sum();
+    let dead: u64 =
+        letters.iter().filter(|topic| topic.name == "flights").map(|topic| topic.dead_letters).sum();
     println!(
         "{} messages in {:.1} s, {WORKERS} processes, each killed {kills} times; dead-lettered {dead}",
         expected.messages(),
@@ -150,11 +152,12 @@ pub(crate) async fn compare(
 
 fn file_of(url: &str) -> Result<PathBuf, String> {
     let path = url.strip_prefix("sqlite://").filter(|path| !path.is_empty() && !path.contains('?'));
-    path.map(PathBuf::from).ok_or_else(|| format!("--url takes sqlite://FILE without parameters, not {url:?}"))
+    path.map(PathBuf::from)
+        .ok_or_else(|| format!("--url takes sqlite://FILE without parameters, not {url:?}"))
 }
 
 /// Waits until so many flights are added.
-async fn added(sums: &rusqlite::Connection, wanted: u64) -> Result<(), Box<dyn Error>> {
+async fn added(sums: &mut rusqlite::Connection, wanted: u64) -> Result<(), Box<dyn Error>> {
     let (mut last, mut moved) = (0, Instant::now());
     loop {
         let now: u64 = sums.query_row("SELECT coalesce(sum(flights), 0) FROM sums", [], |row| row.get(0))?;
@@ -192,8 +195,8 @@ async fn drained(bus: &Bus) -> Result<(), Box<dyn Error>> {
 
 fn read(connection: &mut rusqlite::Connection) -> rusqlite::Result<Sums> {
     let mut statement = connection.prepare("SELECT distance, flights, delay FROM sums")?;
-    let rows = statement
-        .query_map([], |row| Ok((row.get(0)?, Sum { flights: row.get(1)?, delay: row.get(2)? })))?;
+    let rows =
+        statement.query_map([], |row| Ok((row.get(0)?, Sum { flights: row.get(1)?, delay: row.get(2)? })))?;
     rows.collect()
 }
 

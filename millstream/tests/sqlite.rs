@@ -25,7 +25,8 @@ struct Receipt {
     account: String,
 }
 
-const BOOK: &str = "INSERT INTO balances VALUES(?1, ?2) ON CONFLICT DO UPDATE SET cents = cents + excluded.cents";
+const BOOK: &str =
+    "INSERT INTO balances VALUES(?1, ?2) ON CONFLICT DO UPDATE SET cents = cents + excluded.cents";
 
 struct Bank {
     _folder: TempDir,
@@ -80,7 +81,12 @@ async fn run<S>(bus: Bus<S>, count: u64) -> SubscriptionReport {
     report.subscriptions.into_iter().next().unwrap()
 }
 
-async fn book(payment: Payment, transaction: Transaction, publisher: Publisher, Attempt(attempt): Attempt) -> Outcome {
+async fn book(
+    payment: Payment,
+    transaction: Transaction,
+    publisher: Publisher,
+    Attempt(attempt): Attempt,
+) -> Outcome {
     transaction.execute(BOOK, (payment.account.clone(), payment.cents))?;
     publisher.publish(&Receipt { account: payment.account }).await?;
     if attempt == 1 && payment.cents % 3 == 0 {

@@ -305,18 +305,6 @@ impl Arena {
 
 /// What each group has not settled.
 async fn left_in(store: &SqliteStore) -> Result<HashMap<String, u64>> {
-    if std::env::var_os("STORM_HACK").is_some() {
-        let c = rusqlite::Connection::open(store.path())?;
-        let mut last = -1i64;
-        let mut same = 0;
-        while same < 6 {
-            let n: i64 = c.query_row("SELECT count(*) FROM effect", [], |r| r.get(0))?;
-            same = if n == last { same + 1 } else { 0 };
-            last = n;
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-        return Ok(HashMap::new());
-    }
     let admin = store.admin();
     let mut left = HashMap::new();
     for topic in [TOPIC, FOLLOWED] {
@@ -337,13 +325,14 @@ impl Deeds {
     /// that wrote it, and each death behind the last thing that its life wrote.
     pub(crate) fn gather(&mut self) -> Result<Vec<(Option<usize>, Entry)>> {
         let mut all: Vec<_> = self.entries.drain(..).map(|entry| (None, entry)).collect();
-        for (number, life) in self.lives.iter().enumerate() {
+        for (number, life) in self.lives.iter_mut().enumerate() {
             // One that was killed while it started has none.
             let mut entries = if life.journal.exists() { Journal::read(&life.journal)? } else { Vec::new() };
-            if let Some(killed) = life.killed {
-                let last = entries.last().map_or(0, |entry| entry.at);
+            if let Some(killed) = &mut life.killed {
+                // It lived a little longer than until the signal was sent.
+                *killed = entries.last().map_or(0, |entry| entry.at).max(*killed);
                 let record = Record::fault(format!("{} killed", life.name));
-                entries.push(Entry { at: killed.max(last), record });
+                entries.push(Entry { at: *killed, record });
             }
             all.extend(entries.into_iter().map(|entry| (Some(number), entry)));
         }

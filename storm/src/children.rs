@@ -50,6 +50,7 @@ pub(crate) struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
     ready: Receiver<()>,
+    is_ready: bool,
     pub(crate) name: String,
     pub(crate) progress: Arc<Progress>,
 }
@@ -80,12 +81,14 @@ impl Running {
                 }
             });
         }
-        Ok(Self { child, stdin, ready, name: options.name(), progress })
+        Ok(Self { child, stdin, ready, is_ready: false, name: options.name(), progress })
     }
 
     /// Waits until it reads and publishes, or has ended; says whether it does.
-    pub(crate) fn wait_ready(&self, limit: Duration) -> bool {
-        self.ready.recv_timeout(limit).is_ok()
+    pub(crate) fn wait_ready(&mut self, limit: Duration) -> bool {
+        // It says so once.
+        self.is_ready |= self.ready.recv_timeout(if self.is_ready { Duration::ZERO } else { limit }).is_ok();
+        self.is_ready
     }
 
     /// How it ended, if it did.

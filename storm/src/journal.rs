@@ -36,11 +36,12 @@ impl Journal {
     ///
     /// A journal with gaps would accuse the innocent: if it cannot be written, the process ends.
     pub(crate) fn write_at(&self, at: u64, record: Record) {
-        let written = serde_json::to_vec(&Entry { at, record }).map_err(io::Error::other).and_then(|mut line| {
-            line.push(b'\n');
-            // One write a line: a process that is killed loses at most the line it is writing.
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
-        });
+        let written =
+            serde_json::to_vec(&Entry { at, record }).map_err(io::Error::other).and_then(|mut line| {
+                line.push(b'\n');
+                // One write a line: a process that is killed loses at most the line it is writing.
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
+            });
         if let Err(error) = written {
             eprintln!("the journal cannot be written: {error}");
             std::process::exit(3);

@@ -105,7 +105,11 @@ fn storm(run: &Run) -> Result<bool> {
             println!("  {problem}");
         }
         if !row.is_ok() {
-            println!("  again: cargo xtask storm {} --scale {} --seed {seed}", profile.name(), run.scale.name());
+            println!(
+                "  again: cargo xtask storm {} --scale {} --seed {seed}",
+                profile.name(),
+                run.scale.name()
+            );
         }
         rows.push(row);
     }

@@ -51,10 +51,7 @@ impl<R: Reader> Reader for Watched<R> {
         self.inner.capabilities()
     }
 
-    async fn open(
-        &self,
-        request: OpenRequest,
-    ) -> Result<Opened<Self::Source, Self::Settler, Self::Leases>> {
+    async fn open(&self, request: OpenRequest) -> Result<Opened<Self::Source, Self::Settler, Self::Leases>> {
         let watch = request.group.clone().map(|group| {
             Arc::new(Watch {
                 journal: Arc::clone(&self.journal),

@@ -14,7 +14,7 @@ use clap::Args;
 use millstream::sqlite::{SqliteStore, Transaction, rusqlite};
 use millstream::{
     Attempt, Bus, Connection, Context, ErrorKind, Failure, FromContext, Message, MessageId, Outcome,
-    PublishOptions, Publisher, Retry, State, Subscribe, Units, WriteOutcome,
+    PublishOptions, Publisher, Retry, State, Subscribe, Units, WriteOutcome, WriteReport,
 };
 use millstream_core::BoxError;
 use millstream_testkit::ledger::Record;
@@ -107,7 +107,7 @@ pub(crate) async fn run(options: Options) -> Result {
     let lease = Duration::from_millis(options.lease_ms);
     let store = SqliteStore::builder(&options.file).lease(lease).open().await?;
     let reader = Watched::new(store.reader(), journal, options.name().into());
-    let connection = Connection::new(reader, store.writer());
+    let connection = Connection::new(reader, store.writer()).with_admin(store.admin());
     let bus = Bus::from_connection(connection);
     let publisher = bus.publisher().clone();
     // Some waits are long enough to be parked. Nothing counts as a crash loop: here the loop is wanted.
@@ -128,7 +128,7 @@ pub(crate) async fn run(options: Options) -> Result {
                 .concurrency(16)
                 .retry(retry.clone())
                 .max_deliveries(u32::MAX)
-                .deduplicate(millstream::EmbeddedDedupStore::new(1_000_000)),
+                .deduplicate(store.dedup_store(Duration::from_secs(3_600))),
         )
         .subscribe(follow.group(AFTER).concurrency(16).retry(retry).max_deliveries(u32::MAX));
     for number in 0..options.publishers {
@@ -220,8 +220,10 @@ impl Worker {
     async fn deliver(&self, publisher: &Publisher, mut batch: Vec<Message>) -> bool {
         loop {
             let report = match batch.as_slice() {
-                [one] => publisher.publish_message(one.clone()).await.map(|()| vec![WriteOutcome::Written(None)]),
-                _ => publisher.publish_messages(batch.clone()).await.map(|report| report.into_outcomes()),
+                [one] => {
+                    publisher.publish_message(one.clone()).await.map(|()| vec![WriteOutcome::Written(None)])
+                }
+                _ => publisher.publish_messages(batch.clone()).await.map(WriteReport::into_outcomes),
             };
             let outcomes = match report {
                 Ok(outcomes) => outcomes,
@@ -297,6 +299,7 @@ async fn handle(
         Fate::EffectFails if attempt == 1 => {
             queue_effect(&transaction, &worker, &group, &id, &tick.key, tick.seq)?;
             transaction.execute("INSERT INTO no_such_table VALUES(1)", ())?;
+            worker.done(id, group);
             return Ok(());
         }
         _ => {}

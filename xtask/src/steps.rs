@@ -67,7 +67,9 @@ impl Step {
             Self::Tests => "all tests, doc tests too",
             Self::Flights => "the flights example on its real data set, also with processes that are killed",
             Self::Demo => "the demo loses nothing",
-            Self::Storm => "nothing is lost when processes and files are broken on purpose, a tenth of the long form",
+            Self::Storm => {
+                "nothing is lost when processes and files are broken on purpose, a tenth of the long form"
+            }
         }
     }
 
@@ -121,6 +123,7 @@ const TREE_LIMIT: usize = 40;
 
 fn tree() -> Result<Done> {
     let output = Run::cargo("tree -p millstream-core -p millstream -p millstream-memory")
+        .args(["--no-default-features", "--features", "millstream/memory"])
         .args(["--edges", "normal", "--prefix", "none"])
         .output()?;
     let crates = crates(&output);
@@ -210,8 +213,9 @@ fn flights() -> Result<Done> {
         Err(NoData::Unreachable(why)) => return Ok(Done { checked: None, left_out: Some(why) }),
         Err(broken) => return Err(broken.into()),
     };
-    let flights =
-        || Run::cargo("run --release -p millstream-examples --example flights --").arg(path.to_string_lossy());
+    let flights = || {
+        Run::cargo("run --release -p millstream-examples --example flights --").arg(path.to_string_lossy())
+    };
     flights().run()?;
     flights().args(["--kills", "10"]).run()?;
     Ok(Done::checked("the sums are right, in memory and through two processes that are killed 10 times each"))

@@ -68,7 +68,8 @@ fn seed_of_commit() -> Option<u64> {
 }
 
 fn read(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("the storm left no {}: {e}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| format!("the storm left no {}: {e}", path.display()))?;
     Ok(serde_json::from_str(&text)?)
 }
 
@@ -85,7 +86,9 @@ fn outcome(rows: &Value) -> Result<Outcome> {
     );
     let left_out: Vec<_> = skipped
         .iter()
-        .map(|row| format!("{}: {}", row["target"].as_str().unwrap_or("?"), row["skipped"].as_str().unwrap_or("?")))
+        .map(|row| {
+            format!("{}: {}", row["target"].as_str().unwrap_or("?"), row["skipped"].as_str().unwrap_or("?"))
+        })
         .collect();
     Ok(Outcome { checked, left_out: (!left_out.is_empty()).then(|| left_out.join(", ")) })
 }

@@ -30,6 +30,9 @@ pub(crate) struct Options {
     command: Command,
 }
 
+/// The heading of options that say how, not which.
+const DOING: &str = "How";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists dead letters, a line each, oldest first
@@ -45,10 +48,10 @@ enum Command {
         #[command(flatten)]
         which: Which,
         /// Says which letters it would redrive, and changes nothing
-        #[arg(long)]
+        #[arg(long, help_heading = DOING)]
         dry_run: bool,
         /// So many at most in a time: 50/s, 10/m, 500/h
-        #[arg(long, value_name = "N/s", value_parser = moment::rate)]
+        #[arg(long, value_name = "N/s", value_parser = moment::rate, help_heading = DOING)]
         rate: Option<Rate>,
     },
     /// Removes dead letters for good
@@ -56,10 +59,10 @@ enum Command {
         #[command(flatten)]
         which: Which,
         /// Says which letters it would discard, and changes nothing
-        #[arg(long)]
+        #[arg(long, help_heading = DOING)]
         dry_run: bool,
         /// Means all of the topic: needed where nothing else says which
-        #[arg(long)]
+        #[arg(long, help_heading = DOING)]
         all: bool,
     },
 }

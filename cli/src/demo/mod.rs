@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use millstream::core::Endpoint;
-use millstream::{Bus, Control, EmbeddedDedupStore, Result, Retry, Subscribe, SubscriptionReport, Units};
+use millstream::{
+    Bus, Control, EmbeddedDedupStore, Error, ErrorKind, Result, Retry, Subscribe, SubscriptionReport, Units,
+};
 
 use self::ledger::{Group, Ledger};
 use self::place::Place;
@@ -118,12 +120,17 @@ async fn pipeline(options: &Options, url: &str, stop: &mut Stop) -> Result<Repor
     let given_up = tokio::select! {
         refused = publishing => Some(refused),
         stalled = watch(&control, total, &slowest, &progress) => stalled,
-        () = stop.asked() => Some("given up, since it was interrupted".to_owned()),
+        () = stop.asked() => None,
     };
     let elapsed = begun.elapsed();
     progress.clear();
     let mut problems = given_up.map_or_else(Vec::new, |why| [vec![why], ailments(&control)].concat());
     let closing = running.shutdown().await;
+    if stop.is_asked() {
+        // What was under way is no loss, and nothing else could be said of it.
+        return Err(Error::new(ErrorKind::Unavailable, "interrupted before all orders had come to an end")
+            .fix("let it run to its end, or choose fewer with --events"));
+    }
     letters::read_back(&dead_letters, &ledger).await?;
 
     for subscription in &closing.subscriptions {

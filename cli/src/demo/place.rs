@@ -49,7 +49,7 @@ fn url_of(path: &Path) -> String {
     for byte in path.to_string_lossy().bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
-                url.push(byte.into())
+                url.push(byte.into());
             }
             _ => url.push_str(&format!("%{byte:02X}")),
         }

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use millstream::core::{BoxError, Endpoint};
 use millstream::{Connection, Error, ErrorKind, EventRegistry, Message, Publisher, Result};
 use serde_json::{Value, json};
@@ -135,8 +135,13 @@ async fn publish(
 
 /// A line that counts, on stderr if that is a terminal.
 fn progress() -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {human_pos} published, {per_sec} {msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let rate = |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+        // A terminal that went away is no reason to fail.
+        let _ = to.write_str(&text::grouped(state.per_sec() as u64));
+    };
+    let style = ProgressStyle::with_template("{spinner} {human_pos} published, {rate} a second")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .with_key("rate", rate);
     let bar = ProgressBar::no_length().with_style(style);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
@@ -329,14 +334,7 @@ impl Run {
         }
         let beyond = self.confirmed.beyond();
         done["published_beyond"] = beyond.into();
-        let so_far = match (front, beyond) {
-            (0, 0) => "nothing is published".to_owned(),
-            (front, 0) => format!("the {} before are published", text::count(front, "line")),
-            (front, beyond) => format!(
-                "the {} before are published, and so are {beyond} behind, which going on publishes again",
-                text::count(front, "line")
-            ),
-        };
+        let so_far = published_so_far(self.skip, front, beyond);
         let go_on = format!("go on with --skip {front}");
         let error = match (self.failure, self.ended) {
             (Some((line, Failure::Failed(error))), _) => {
@@ -354,6 +352,23 @@ impl Run {
             (None, _) => Error::new(ErrorKind::Unavailable, format!("interrupted; {so_far}")).fix(go_on),
         };
         Err(Failed::having_done(error, done))
+    }
+}
+
+/// Which lines are published, as the end of a sentence.
+fn published_so_far(skip: u64, front: u64, beyond: u64) -> String {
+    let all = match front - skip {
+        0 if beyond == 0 => return "nothing is published".to_owned(),
+        0 => "nothing before it is published".to_owned(),
+        1 => format!("line {front} is published"),
+        _ => format!("lines {} to {front} are published", skip + 1),
+    };
+    match beyond {
+        0 => all,
+        _ => format!(
+            "{all}; of those behind, {} too, and going on publishes these again",
+            text::count(beyond, "line")
+        ),
     }
 }
 
@@ -435,10 +450,7 @@ mod tests {
         let failed = published(&broker, &["--key-field", "key"], input.clone()).await.unwrap_err();
         let text = failed.error().to_string();
         assert!(text.starts_with("line 2501 is no JSON"), "{text}");
-        assert!(
-            text.contains("the 2,500 lines before are published") && text.contains("--skip 2500"),
-            "{text}"
-        );
+        assert!(text.contains("; lines 1 to 2500 are published") && text.contains("--skip 2500"), "{text}");
         assert_eq!(all(&broker).await.len(), 2_500);
 
         let broker = memory().await;
@@ -459,6 +471,18 @@ mod tests {
         assert_eq!(failed.error().kind(), ErrorKind::TooLarge);
         assert!(failed.error().to_string().starts_with("line 1 cannot be published"), "{}", failed.error());
         assert_eq!(all(&broker).await.len(), 1);
+    }
+
+    #[test]
+    fn what_is_published_so_far_is_said_by_line() {
+        assert_eq!(published_so_far(0, 0, 0), "nothing is published");
+        assert_eq!(published_so_far(5, 5, 0), "nothing is published");
+        assert_eq!(published_so_far(5, 6, 0), "line 6 is published");
+        assert_eq!(published_so_far(5, 9, 0), "lines 6 to 9 are published");
+        assert_eq!(
+            published_so_far(0, 9, 2),
+            "lines 1 to 9 are published; of those behind, 2 lines too, and going on publishes these again"
+        );
     }
 
     #[tokio::test]
@@ -507,10 +531,7 @@ mod tests {
         let failed = published(&broker, &[], documents(5_000)).await.unwrap_err();
         assert_eq!(failed.error().kind(), ErrorKind::Full);
         let text = crate::failed::text(failed.error());
-        assert!(
-            text.starts_with("line 1235 was not published; the 1,234 lines before are published"),
-            "{text}"
-        );
+        assert!(text.starts_with("line 1235 was not published; lines 1 to 1234 are published"), "{text}");
         assert!(text.contains("--skip 1234") && text.contains("the disk is full"), "{text}");
         assert_eq!(all(&broker).await.len(), 1_234);
     }

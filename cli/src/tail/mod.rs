@@ -38,7 +38,7 @@ pub(crate) struct Options {
     ///
     /// Default: latest when looking on, earliest with --to-end or for a new group. A group that has read before goes on
     /// where it was, whatever this says.
-    #[arg(long, allow_hyphen_values = true, value_parser = moment::start)]
+    #[arg(long, value_name = "START", allow_hyphen_values = true, value_parser = moment::start)]
     from: Option<Start>,
     /// Ends after so many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

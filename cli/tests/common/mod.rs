@@ -1,5 +1,9 @@
 //! Running the program on files of a temporary folder.
-#![allow(clippy::unwrap_used, dead_code, reason = "each test file uses a part of it; a helper that fails fails its test")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "each test file uses a part of it; a helper that fails fails its test"
+)]
 
 use std::io::Write as _;
 use std::process::{Child, Command, Output, Stdio};
@@ -43,7 +47,8 @@ impl Place {
     /// Runs it with this input.
     pub(crate) fn feed(&self, args: &[&str], input: &str) -> Ran {
         let mut program = self.program(args);
-        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         // It may end without reading all.
         let _ = stdin.write_all(input.as_bytes());

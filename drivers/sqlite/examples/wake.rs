@@ -76,7 +76,12 @@ async fn main() {
     }
     waits.sort_unstable();
     let at = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize];
-    println!("acknowledged to delivered in another process: p50 {:?}, p99 {:?}, most {:?}", at(0.5), at(0.99), at(1.0));
+    println!(
+        "acknowledged to delivered in another process: p50 {:?}, p99 {:?}, most {:?}",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
     let before = used(child.id());
     tokio::time::sleep(IDLE).await;
     let percent = (used(child.id()) - before) as f64 / IDLE.as_secs_f64();

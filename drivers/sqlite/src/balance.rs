@@ -54,7 +54,9 @@ struct Claimed {
 
 fn rows(connection: &Connection, group: i64) -> rusqlite::Result<Vec<Row>> {
     connection
-        .prepare_cached("SELECT owner, joined, until, exclusive, process FROM millstream_member WHERE grp = ?1")?
+        .prepare_cached(
+            "SELECT owner, joined, until, exclusive, process FROM millstream_member WHERE grp = ?1",
+        )?
         .query_map([group], |row| {
             Ok(Row {
                 owner: row.get(0)?,
@@ -105,7 +107,11 @@ pub(crate) fn reliable(until: i64, lease: Duration) -> i64 {
 /// # Errors
 /// As SQLite has them: then the transaction is to be undone. [`Corrupt`](ErrorKind::Corrupt) if the group's progress
 /// is not what was written.
-pub(crate) fn balance(connection: &Connection, shared: &Shared, member: &Arc<Member>) -> Result<Option<Balanced>> {
+pub(crate) fn balance(
+    connection: &Connection,
+    shared: &Shared,
+    member: &Arc<Member>,
+) -> Result<Option<Balanced>> {
     let Some(group) = &member.group else { return Ok(None) };
     if member.lock().phase == Phase::Left {
         return Ok(None);
@@ -122,7 +128,10 @@ pub(crate) fn balance(connection: &Connection, shared: &Shared, member: &Arc<Mem
         all.iter().partition(|row| row.owner == owner || row.is_alive(now));
     for row in &gone {
         connection
-            .execute("DELETE FROM millstream_member WHERE grp = ?1 AND owner = ?2", params![group.id, row.owner])
+            .execute(
+                "DELETE FROM millstream_member WHERE grp = ?1 AND owner = ?2",
+                params![group.id, row.owner],
+            )
             .map_err(failed)?;
         tracing::info!(topic = %member.topic.name, group = %group.name, process = row.process,
             "a member is gone: its messages come again");
@@ -176,7 +185,9 @@ fn register(
 
 fn give_back(connection: &Connection, group: i64, slot: usize, owner: i64) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("UPDATE millstream_slot SET owner = NULL WHERE grp = ?1 AND slot = ?2 AND owner = ?3")?
+        .prepare_cached(
+            "UPDATE millstream_slot SET owner = NULL WHERE grp = ?1 AND slot = ?2 AND owner = ?3",
+        )?
         .execute(params![group, slot, owner])
         .map(drop)
 }
@@ -193,8 +204,11 @@ fn claim(
     let failed = |e| member.locate(errors::sqlite("the group's slots cannot be claimed", e));
     let damaged = |damage: Damage| {
         member.locate(
-            Error::new(ErrorKind::Corrupt, format!("the group's progress is not what was written: {}", damage.0))
-                .fix("stop, look at the file with `millstream check`, and restore a backup or seek the group"),
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("the group's progress is not what was written: {}", damage.0),
+            )
+            .fix("stop, look at the file with `millstream check`, and restore a backup or seek the group"),
         )
     };
     let mut statement = connection
@@ -287,7 +301,7 @@ impl Balanced {
             state.drop_slot(slot);
         }
         for claim in self.claimed {
-            state.claimed(claim.slot, claim.epoch, claim.progress, claim.parked, claim.careful_until);
+            state.claimed(claim.slot, claim.epoch, &claim.progress, claim.parked, claim.careful_until);
         }
         state.valid_until = self.valid_until;
         state.settled_in = true;

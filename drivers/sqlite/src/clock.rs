@@ -23,7 +23,8 @@ pub(crate) fn after(time: Duration) -> i64 {
 
 /// The name of this boot; without one, leases of the boot before may have to run out first.
 pub(crate) fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| String::new(), |id| id.trim().to_owned())
 }
 
 /// Wall-clock nanoseconds since 1970.

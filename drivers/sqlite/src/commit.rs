@@ -116,14 +116,36 @@ struct Writer<'w> {
 
 /// What waits for the commit.
 enum Waiting {
-    Published { outcomes: Vec<WriteOutcome>, reply: oneshot::Sender<Result<Vec<WriteOutcome>>>, _room: OwnedSemaphorePermit },
-    Settled { batch: Batch, reply: oneshot::Sender<Vec<Settled>> },
+    Published {
+        outcomes: Vec<WriteOutcome>,
+        reply: oneshot::Sender<Result<Vec<WriteOutcome>>>,
+        room: OwnedSemaphorePermit,
+    },
+    Settled {
+        batch: Batch,
+        reply: oneshot::Sender<Vec<Settled>>,
+    },
     Worked(Box<dyn Work>),
-    Balanced { balanced: Option<Balanced>, reply: Option<oneshot::Sender<Result<()>>> },
-    Renewed { member: Arc<Member>, until: i64 },
-    ParkedBehind { member: Arc<Member>, behind: Vec<Behind> },
-    Counted { member: Arc<Member>, counted: Vec<Counted> },
-    Left { member: Arc<Member>, reply: Option<oneshot::Sender<Result<()>>> },
+    Balanced {
+        balanced: Option<Balanced>,
+        reply: Option<oneshot::Sender<Result<()>>>,
+    },
+    Renewed {
+        member: Arc<Member>,
+        until: i64,
+    },
+    ParkedBehind {
+        member: Arc<Member>,
+        behind: Vec<Behind>,
+    },
+    Counted {
+        member: Arc<Member>,
+        counted: Vec<Counted>,
+    },
+    Left {
+        member: Arc<Member>,
+        reply: Option<oneshot::Sender<Result<()>>>,
+    },
 }
 
 /// What a round came to so far.
@@ -303,10 +325,11 @@ impl Writer<'_> {
 
     fn one(&mut self, connection: &Connection, request: Request, round: &mut Round) -> Result<(), Broken> {
         match request {
-            Request::Publish { messages, reply, _room } => {
+            Request::Publish { messages, reply, room } => {
                 round.size += messages.len();
                 round.bytes += messages.iter().map(Message::size).sum::<usize>();
-                let written = publish::write(connection, &mut self.known, &messages, self.shared.settings.max_message);
+                let written =
+                    publish::write(connection, &mut self.known, &messages, self.shared.settings.max_message);
                 let delayed = messages.iter().any(|message| message.deliver_at.is_some());
                 let (outcomes, failed) = match written {
                     Ok(outcomes) => (outcomes, None),
@@ -316,7 +339,7 @@ impl Writer<'_> {
                 if delayed {
                     self.next_due = Some(i64::MIN);
                 }
-                round.waiting.push(Waiting::Published { outcomes, reply, _room });
+                round.waiting.push(Waiting::Published { outcomes, reply, room });
                 failed.map_or(Ok(()), |error| Err(Broken(error)))
             }
             Request::Settle { member, batch, reply } => {
@@ -339,7 +362,7 @@ impl Writer<'_> {
                 }
                 Ok(())
             }
-            Request::Balance { member, reply } => self.balance(connection, member, reply, round),
+            Request::Balance { member, reply } => self.balance(connection, &member, reply, round),
             Request::ParkBehind(member) => {
                 let behind = member.lock().to_park.clone();
                 if behind.is_empty() {
@@ -419,13 +442,13 @@ impl Writer<'_> {
     fn balance(
         &mut self,
         connection: &Connection,
-        member: Arc<Member>,
+        member: &Arc<Member>,
         mut reply: Option<oneshot::Sender<Result<()>>>,
         round: &mut Round,
     ) -> Result<(), Broken> {
         // A slot that is given back takes along what was done to it in this round.
         round.touched.store(connection)?;
-        match balance::balance(connection, &self.shared, &member) {
+        match balance::balance(connection, &self.shared, member) {
             Ok(balanced) => {
                 round.dirty = true;
                 round.members = true;
@@ -457,7 +480,9 @@ impl Writer<'_> {
 
     fn is_due(&self) -> bool {
         let now = Instant::now();
-        self.heartbeat <= now || self.retention <= now || self.next_due.is_some_and(|due| due <= clock::wall())
+        self.heartbeat <= now
+            || self.retention <= now
+            || self.next_due.is_some_and(|due| due <= clock::wall())
     }
 
     /// Looks whether others left delayed messages that are due.
@@ -521,7 +546,8 @@ impl Writer<'_> {
             .and_then(|mut s| s.query_map([], |row| row.get(0))?.collect())
             .map_err(|e| errors::sqlite("the topics cannot be read", e))?;
         for topic in topics {
-            let deleted = retention::step(connection, topic, &self.shared.settings.retention, RETENTION_STEP)?;
+            let deleted =
+                retention::step(connection, topic, &self.shared.settings.retention, RETENTION_STEP)?;
             if deleted > 0 {
                 return Ok(deleted);
             }
@@ -740,8 +766,11 @@ impl Copy {
 }
 
 fn replaced() -> Error {
-    Error::new(ErrorKind::Io, "the file was replaced or deleted while it was open: nothing is acknowledged any more")
-        .fix("put the file back, or start again with the one that is there now")
+    Error::new(
+        ErrorKind::Io,
+        "the file was replaced or deleted while it was open: nothing is acknowledged any more",
+    )
+    .fix("put the file back, or start again with the one that is there now")
 }
 
 /// Undoes the transaction; says whether the connection is not to be used any more.

@@ -357,4 +357,32 @@ mod tests {
         let _ = take(&connection, "1");
         assert_eq!(ask(&connection, "2"), Reserve::Duplicate);
     }
+
+    #[tokio::test]
+    async fn a_store_answers_in_the_batchs_order_and_its_effect_fails_once_another_took_the_id() {
+        let folder = TempDir::new().unwrap();
+        let store = crate::SqliteStore::open(folder.path().join("app.db")).await.unwrap();
+        let dedup = store.dedup_store(DAY);
+        let mut answers = dedup.reserve(vec![key("1"), key("2"), key("1")], LEASE).await.unwrap();
+        assert!(matches!(answers.pop(), Some(Reserve::Busy(_))));
+        let (Some(Reserve::Reserved(two)), Some(Reserve::Reserved(one))) = (answers.pop(), answers.pop())
+        else {
+            panic!("{answers:?}")
+        };
+        assert_eq!((&*one.key.id, &*two.key.id), ("1", "2"));
+        let connection = open::connect(store.path(), Role::Writer, LEASE).unwrap();
+        let run = |reservation: &Reservation| {
+            let effect = dedup.confirm_as_effect(reservation).unwrap().downcast::<SqlEffect>().unwrap();
+            effect.run(&connection)
+        };
+
+        run(&one).unwrap();
+        assert!(dedup.contains(&key("1")).await.unwrap());
+        assert_eq!(dedup.confirm(&[one]).await.unwrap(), [true]);
+
+        connection.execute("UPDATE millstream_dedup SET owner = owner - 1 WHERE id = '2'", []).unwrap();
+        let error = run(&two).unwrap_err().downcast::<Error>().unwrap();
+        assert_eq!(error.kind(), ErrorKind::LeaseLost);
+        assert_eq!(dedup.confirm(&[two]).await.unwrap(), [false]);
+    }
 }

@@ -36,8 +36,11 @@ async fn connect(endpoint: Endpoint) -> Result<Connection> {
         Some("empty") => builder = builder.create(Create::Empty),
         Some("never") => builder = builder.create(Create::Never),
         Some(other) => {
-            return Err(Error::new(ErrorKind::InvalidConfig, format!("the URL's parameter create is {other:?}"))
-                .fix("say missing, empty or never"));
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!("the URL's parameter create is {other:?}"),
+            )
+            .fix("say missing, empty or never"));
         }
     }
     if let Some(lease) = duration(&endpoint, "lease")? {

@@ -80,9 +80,9 @@ pub trait Parameters {
 fn value(parameter: &impl ToSql) -> rusqlite::Result<Value> {
     match parameter.to_sql()? {
         ToSqlOutput::Owned(value) => Ok(value),
-        ToSqlOutput::Borrowed(value) => Ok(value.try_into().map_err(|e| {
-            rusqlite::Error::ToSqlConversionFailure(Box::new(e))
-        })?),
+        ToSqlOutput::Borrowed(value) => {
+            Ok(value.try_into().map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?)
+        }
         _ => Err(rusqlite::Error::ToSqlConversionFailure("this kind of parameter cannot be kept".into())),
     }
 }

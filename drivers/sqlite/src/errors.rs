@@ -55,9 +55,7 @@ fn meaning(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
             ffi::SQLITE_PERM | ffi::SQLITE_AUTH => {
                 (ErrorKind::Denied, "give this user the right to read and write the file")
             }
-            ffi::SQLITE_NOTADB => {
-                (ErrorKind::Corrupt, "name an SQLite file, or one that does not exist yet")
-            }
+            ffi::SQLITE_NOTADB => (ErrorKind::Corrupt, "name an SQLite file, or one that does not exist yet"),
             ffi::SQLITE_CORRUPT => (
                 ErrorKind::Corrupt,
                 "stop, copy the file, and look at it with `millstream check`; then restore a backup",

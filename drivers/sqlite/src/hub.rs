@@ -77,7 +77,7 @@ pub(crate) enum Request {
         messages: Vec<Message>,
         reply: oneshot::Sender<Result<Vec<WriteOutcome>>>,
         /// Gives the room back when it is done.
-        _room: OwnedSemaphorePermit,
+        room: OwnedSemaphorePermit,
     },
     Settle {
         member: Arc<Member>,
@@ -87,15 +87,25 @@ pub(crate) enum Request {
     /// Any work on the connection, in a savepoint of its own.
     Work(Box<dyn Work>),
     /// A member registers, or its share of the slots may have changed.
-    Balance { member: Arc<Member>, reply: Option<oneshot::Sender<Result<()>>> },
+    Balance {
+        member: Arc<Member>,
+        reply: Option<oneshot::Sender<Result<()>>>,
+    },
     /// Messages of parked keys are parked behind them.
     ParkBehind(Arc<Member>),
     /// Deliveries are stored before they happen.
     CountAhead(Arc<Member>),
     /// A member gives everything back and is gone.
-    Leave { member: Arc<Member>, reply: Option<oneshot::Sender<Result<()>>> },
+    Leave {
+        member: Arc<Member>,
+        reply: Option<oneshot::Sender<Result<()>>>,
+    },
     /// Something is not what was written.
-    Quarantine { topic: i64, seq: u64, what: String },
+    Quarantine {
+        topic: i64,
+        seq: u64,
+        what: String,
+    },
 }
 
 /// Work whose result waits for the commit.
@@ -240,7 +250,7 @@ impl Hub {
         let room = u32::try_from(bytes.min(ROOM)).unwrap_or(ROOM as u32);
         let room = Arc::clone(&self.shared.room).acquire_many_owned(room).await.map_err(|_| gone())?;
         let (reply, answer) = oneshot::channel();
-        self.shared.send(Request::Publish { messages, reply, _room: room });
+        self.shared.send(Request::Publish { messages, reply, room });
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 }
@@ -280,8 +290,7 @@ impl Shared {
     pub(crate) fn next_requests(&self, wait: Duration) -> Option<VecDeque<Request>> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.requests.is_empty() && !queue.shut && !wait.is_zero() {
-            queue =
-                self.writer_bell.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self.writer_bell.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         if queue.requests.is_empty() && queue.shut {
             return None;

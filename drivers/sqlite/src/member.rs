@@ -292,7 +292,7 @@ impl Member {
     pub(crate) fn browse_from(&self, front: u64) {
         let mut state = self.lock();
         for slot in 0..SLOTS {
-            state.claimed(slot, 0, Progress { front, ..Progress::default() }, Vec::new(), 0);
+            state.claimed(slot, 0, &Progress { front, ..Progress::default() }, Vec::new(), 0);
         }
         state.valid_until = i64::MAX;
         state.settled_in = true;
@@ -346,7 +346,7 @@ impl State {
         &mut self,
         slot: usize,
         epoch: i64,
-        progress: Progress,
+        progress: &Progress,
         parked: Vec<ParkedMessage>,
         careful_until: u64,
     ) {
@@ -415,12 +415,8 @@ impl State {
 
     /// Slots to be given to others, as many as `excess`: those with the least in work first.
     pub(crate) fn want_back(&mut self, excess: usize) {
-        let mut ours: Vec<(usize, usize)> = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(i, slot)| slot.as_ref().map(|s| (s.out, i)))
-            .collect();
+        let mut ours: Vec<(usize, usize)> =
+            self.slots.iter().enumerate().filter_map(|(i, slot)| slot.as_ref().map(|s| (s.out, i))).collect();
         ours.sort_unstable();
         for (place, (_, slot)) in ours.into_iter().enumerate() {
             self.set_wanted(slot, place < excess);
@@ -526,7 +522,8 @@ impl State {
         if self.phase != Phase::Open || self.failure.is_some() {
             return None;
         }
-        let lanes = self.slots.iter().flatten().filter(|slot| !slot.wanted).flat_map(|slot| slot.lanes.values());
+        let lanes =
+            self.slots.iter().flatten().filter(|slot| !slot.wanted).flat_map(|slot| slot.lanes.values());
         lanes.filter(|lane| !lane.busy && !lane.queue.is_empty()).filter_map(|lane| lane.due).min()
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use millstream_core::{Endpoint, Error, ErrorKind, Result};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, ffi};
 
 use crate::{clock, errors, schema};
@@ -92,15 +93,7 @@ pub(crate) fn prepare(path: &Path, create: Create, busy_timeout: Duration) -> Re
             Ok(found) => {
                 let path = &canonical(path)?;
                 refuse_remote(path)?;
-                if found.is_dir() {
-                    return Err(
-                        refuse(ErrorKind::InvalidConfig, path, "is a folder").fix("name a file in it")
-                    );
-                }
-                if !found.is_file() {
-                    return Err(refuse(ErrorKind::InvalidConfig, path, "is no regular file")
-                        .fix("name a regular file, or one that does not exist yet"));
-                }
+                refuse_odd(path, &found)?;
                 if found.len() == 0 {
                     if wal_size(path) > 0 {
                         return Err(cut_off(path, "is empty, and its write-ahead log is not"));
@@ -125,8 +118,7 @@ pub(crate) fn prepare(path: &Path, create: Create, busy_timeout: Duration) -> Re
                     .fix("mend the link, or name the file itself"));
                 }
                 if create == Create::Never {
-                    return Err(refuse(ErrorKind::InvalidConfig, path, "does not exist")
-                        .fix("check the path, or let it be made: create=missing"));
+                    return Err(absent(path).fix("check the path, or let it be made: create=missing"));
                 }
                 let path = &in_folder(path)?;
                 refuse_remote(path)?;
@@ -144,6 +136,54 @@ pub(crate) fn prepare(path: &Path, create: Create, busy_timeout: Duration) -> Re
     }
     Err(refuse(ErrorKind::Unavailable, path, "appears and disappears")
         .fix("find out which program deletes it"))
+}
+
+fn absent(path: &Path) -> Error {
+    refuse(ErrorKind::InvalidConfig, path, "does not exist")
+}
+
+fn refuse_odd(path: &Path, found: &std::fs::Metadata) -> Result<()> {
+    if found.is_dir() {
+        return Err(refuse(ErrorKind::InvalidConfig, path, "is a folder").fix("name a file in it"));
+    }
+    if !found.is_file() {
+        return Err(refuse(ErrorKind::InvalidConfig, path, "is no regular file")
+            .fix("name a regular file, or one that does not exist yet"));
+    }
+    Ok(())
+}
+
+/// Connects to a file to look at it and leave all as it is, also what a crash left in the write-ahead log.
+///
+/// # Errors
+/// As [`prepare`].
+pub(crate) fn inspect(path: &Path, busy_timeout: Duration) -> Result<Connection> {
+    let found = match std::fs::metadata(path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(absent(path).fix("check the path")),
+        Err(e) => return Err(refuse_io(path, "cannot be looked at", e)),
+    };
+    refuse_odd(path, &found)?;
+    if found.len() == 0 {
+        return Err(cut_off(path, "is empty"));
+    }
+    let path = &canonical(path)?;
+    refuse_remote(path)?;
+    let connection = plain(path, busy_timeout)?;
+    let set = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    set.and_then(|_| {
+        connection
+            .execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA query_only = ON")
+    })
+    .map_err(|e| failed(path, e))?;
+    match whole(path, &connection) {
+        Err(e) if e.kind() == ErrorKind::Io || e.kind() == ErrorKind::Denied => {
+            // Who reads in WAL mode writes into the memory that is shared by all who do.
+            let copy = "copy it together with its -wal file into a folder that this user may write, and take the copy";
+            Err(refuse(e.kind(), path, "cannot be opened").fix(copy).source(e))
+        }
+        whole => whole.map(|()| connection),
+    }
 }
 
 /// The canonical path of a file that is not there yet.
@@ -172,12 +212,12 @@ fn canonical(path: &Path) -> Result<PathBuf> {
 /// Brings a file that is there to WAL mode and to the tables of this version.
 fn bring_up(path: &Path, busy_timeout: Duration) -> Result<()> {
     let connection = plain(path, busy_timeout)?;
-    whole(path, &connection)?;
     // SQLite opens a file for reading only if it may not be written, and says so no earlier than at the first write.
     if connection.is_readonly("main").map_err(|e| failed(path, e))? {
         return Err(refuse(ErrorKind::Denied, path, "cannot be written")
             .fix("give this user the right to write the file, its folder and its mount"));
     }
+    whole(path, &connection)?;
     use_wal(path, &connection)?;
     if !schema::is_there(&connection).map_err(|e| failed(path, e))?
         || schema::format(&connection).map_err(|e| named(path, &e))? != schema::FORMAT
@@ -280,7 +320,12 @@ impl Temporary {
             );
         };
         let name = format!(".{}.{:016x}.new", name.to_string_lossy(), fastrand::u64(..));
-        Ok(Self { path: path.with_file_name(name) })
+        let new = path.with_file_name(name);
+        // Not left to SQLite: the operating system says better why it cannot be.
+        match std::fs::OpenOptions::new().write(true).create_new(true).open(&new) {
+            Ok(_) => Ok(Self { path: new }),
+            Err(e) => Err(refuse_io(path, "cannot be made", e)),
+        }
     }
 }
 
@@ -857,7 +902,7 @@ mod tests {
         if fs::write(folder.path().join("probe"), "").is_err() {
             for name in [&path, &folder.path().join("new.db")] {
                 let error = prepare(name, Create::Missing, SECOND).unwrap_err();
-                assert!(matches!(error.kind(), ErrorKind::Denied | ErrorKind::Io), "{error}");
+                assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
                 assert!(error.to_string().contains("folder"), "{error}");
             }
         }

@@ -113,7 +113,8 @@ impl ParkedRow {
 
     /// Reads the columns of [`COLUMNS`](Self::COLUMNS).
     pub(crate) fn read(group: i64, row: &rusqlite::Row<'_>) -> Result<Self, Damage> {
-        let odd = |e: rusqlite::Error| Damage(format!("a parked message of group {group} cannot be read: {e}"));
+        let odd =
+            |e: rusqlite::Error| Damage(format!("a parked message of group {group} cannot be read: {e}"));
         let parked = Self {
             seq: row.get(0).map_err(odd)?,
             slot: row.get(1).map_err(odd)?,

@@ -45,7 +45,8 @@ impl Known {
     fn topic(&mut self, connection: &Connection, name: &ByteString) -> Result<&mut KnownTopic> {
         if !self.topics.contains_key(name) {
             let (id, _) = topics::ensure(connection, name)?;
-            let insert = format!("INSERT INTO {} VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", schema::log_table(id));
+            let insert =
+                format!("INSERT INTO {} VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", schema::log_table(id));
             self.topics.insert(name.clone(), KnownTopic { id, insert, last: None, grew: false });
         }
         self.topics
@@ -164,9 +165,7 @@ fn delay(connection: &Connection, topic: i64, message: &Message) -> rusqlite::Re
 
 /// When the next delayed message is due, in wall-clock nanoseconds.
 pub(crate) fn next_due(connection: &Connection) -> rusqlite::Result<Option<i64>> {
-    connection
-        .prepare_cached("SELECT min(due) FROM millstream_delayed")?
-        .query_row([], |row| row.get(0))
+    connection.prepare_cached("SELECT min(due) FROM millstream_delayed")?.query_row([], |row| row.get(0))
 }
 
 /// Moves up to `limit` delayed messages that are due into their logs; says how many.
@@ -186,8 +185,12 @@ pub(crate) fn move_due(connection: &Connection, known: &mut Known, now: i64, lim
         .map_err(failed)?;
     for (id, topic, name) in &due {
         let read = connection
-            .prepare_cached("SELECT time, mid, key, ct, headers, data, crc FROM millstream_delayed WHERE id = ?1")
-            .and_then(|mut s| s.query_row([id], |r| Ok(row::message(r, 0, Table::Delayed, *topic, *id, name))))
+            .prepare_cached(
+                "SELECT time, mid, key, ct, headers, data, crc FROM millstream_delayed WHERE id = ?1",
+            )
+            .and_then(|mut s| {
+                s.query_row([id], |r| Ok(row::message(r, 0, Table::Delayed, *topic, *id, name)))
+            })
             .map_err(failed)?;
         match read {
             Ok(message) => {

@@ -189,7 +189,8 @@ fn read_single(
     let read = connection
         .prepare_cached(&sql)
         .and_then(|mut s| {
-            s.query_row([number], |r| Ok(row::message(r, 0, Table::Log, topic.id, number, &topic.name))).optional()
+            s.query_row([number], |r| Ok(row::message(r, 0, Table::Log, topic.id, number, &topic.name)))
+                .optional()
         })
         .map_err(|e| errors::sqlite("a message cannot be read again", e))?;
     match read {
@@ -198,8 +199,11 @@ fn read_single(
             damaged(shared, member, single.seq, &damage);
             Ok(None)
         }
+        // Purged meanwhile, or lost.
         None => {
-            damaged(shared, member, single.seq, &Damage("it is not there any more".to_owned()));
+            if topics::first(connection, topic.id)? <= single.seq {
+                damaged(shared, member, single.seq, &Damage("it is not there any more".to_owned()));
+            }
             Ok(None)
         }
     }

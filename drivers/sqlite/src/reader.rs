@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use millstream_core::{
-    Assignment, Capabilities, DeadLetters, Delivery, Durability, End, Epoch, Error, ErrorKind, Exclusivity, Leases,
-    OpenRequest, Opened, Order, Parking, PartitionId, Read, ReadLimits, Reader, Result, SettleMode, Settled,
-    Settlement, Settler, Source, Start, Starts, TokenId,
+    Assignment, Capabilities, DeadLetters, Delivery, Durability, End, Epoch, Error, ErrorKind, Exclusivity,
+    Leases, OpenRequest, Opened, Order, Parking, PartitionId, Read, ReadLimits, Reader, Result, SettleMode,
+    Settled, Settlement, Settler, Source, Start, Starts, TokenId,
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -83,10 +83,7 @@ impl Reader for SqliteReader {
         can
     }
 
-    async fn open(
-        &self,
-        request: OpenRequest,
-    ) -> Result<Opened<SqliteSource, SqliteSettler, SqliteLeases>> {
+    async fn open(&self, request: OpenRequest) -> Result<Opened<SqliteSource, SqliteSettler, SqliteLeases>> {
         let located = |error: Error| match &request.group {
             Some(group) => error.topic(&*request.topic).group(&**group),
             None => error.topic(&*request.topic),
@@ -211,7 +208,11 @@ impl Source for SqliteSource {
             }
             gone
         };
-        if settler_is_gone || member.group.is_none() { self.membership.leave_and_wait().await } else { Ok(()) }
+        if settler_is_gone || member.group.is_none() {
+            self.membership.leave_and_wait().await
+        } else {
+            Ok(())
+        }
     }
 }
 

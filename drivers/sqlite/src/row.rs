@@ -115,7 +115,9 @@ pub(crate) fn message(
         return Err(Damage(format!("its checksum is {crc:08x}, and it says {expected:08x}")));
     }
     let utf8 = |bytes: &[u8], what: &str| {
-        std::str::from_utf8(bytes).map(ByteString::from).map_err(|_| Damage(format!("its {what} is no UTF-8")))
+        std::str::from_utf8(bytes)
+            .map(ByteString::from)
+            .map_err(|_| Damage(format!("its {what} is no UTF-8")))
     };
     Ok(Message {
         id: utf8(id, "id")?,

@@ -99,9 +99,7 @@ pub(crate) fn bring_up(transaction: &Transaction<'_>) -> Result<()> {
     let failed = |e| errors::sqlite("the tables cannot be made", e);
     if !is_there(transaction).map_err(failed)? {
         transaction.execute_batch(TABLES).map_err(failed)?;
-        transaction
-            .execute("INSERT INTO millstream_meta VALUES('format', ?1)", [FORMAT])
-            .map_err(failed)?;
+        transaction.execute("INSERT INTO millstream_meta VALUES('format', ?1)", [FORMAT]).map_err(failed)?;
         return Ok(());
     }
     match format(transaction)? {
@@ -129,7 +127,10 @@ pub(crate) fn format(connection: &Connection) -> Result<i64> {
 /// Refuses a format that this version does not know.
 pub(crate) fn unknown(format: i64) -> Error {
     let (what, fix) = if format > FORMAT {
-        ("was written by a newer version", "upgrade this program, or open the file with the one that wrote it")
+        (
+            "was written by a newer version",
+            "upgrade this program, or open the file with the one that wrote it",
+        )
     } else {
         ("is none that was ever released", "restore the file from a backup")
     };
@@ -143,7 +144,9 @@ pub(crate) fn unknown(format: i64) -> Error {
 /// Reads a fact about the file.
 pub(crate) fn fact(connection: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
     connection
-        .query_row("SELECT CAST(value AS TEXT) FROM millstream_meta WHERE name = ?1", [name], |row| row.get(0))
+        .query_row("SELECT CAST(value AS TEXT) FROM millstream_meta WHERE name = ?1", [name], |row| {
+            row.get(0)
+        })
         .optional()
 }
 

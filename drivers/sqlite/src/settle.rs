@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashSet, HashSetExt};
 use millstream_core::{
-    Effect, Error, ErrorKind, Park, ParkNote, Result, Settled, Settlement, Token, TokenId, Verdict, WriteOutcome,
+    Effect, Error, ErrorKind, Park, ParkNote, Result, Settled, Settlement, Token, TokenId, Verdict,
+    WriteOutcome,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -82,7 +83,13 @@ impl Touched {
     }
 
     /// Whether the file still says that a slot is ours. Within the transaction that stays so.
-    fn is_ours(&mut self, connection: &Connection, member: &Arc<Member>, slot: usize, epoch: i64) -> Result<bool> {
+    fn is_ours(
+        &mut self,
+        connection: &Connection,
+        member: &Arc<Member>,
+        slot: usize,
+        epoch: i64,
+    ) -> Result<bool> {
         let Some(group) = &member.group else { return Ok(true) };
         let key = (number(member), slot, epoch);
         if let Some(known) = self.verified.get(&key) {
@@ -109,11 +116,16 @@ impl Touched {
         for touched in self.slots.values() {
             let Some(group) = &touched.member.group else { continue };
             let state = touched.member.lock();
-            let Some(progress) = state.progress(touched.slot, &touched.done, touched.parked) else { continue };
-            let (owner, epoch) = (state.owner, state.slots[touched.slot].as_ref().map_or(0, |slot| slot.epoch));
+            let Some(progress) = state.progress(touched.slot, &touched.done, touched.parked) else {
+                continue;
+            };
+            let (owner, epoch) =
+                (state.owner, state.slots[touched.slot].as_ref().map_or(0, |slot| slot.epoch));
             drop(state);
             let ours = write_progress(connection, group.id, touched.slot, (owner, epoch), &progress)
-                .map_err(|e| touched.member.locate(errors::sqlite("the group's progress cannot be stored", e)))?;
+                .map_err(|e| {
+                    touched.member.locate(errors::sqlite("the group's progress cannot be stored", e))
+                })?;
             if ours {
                 stored.push((Arc::clone(&touched.member), touched.slot, progress));
             } else {
@@ -240,9 +252,7 @@ impl Batch {
         let answers = self.items.into_iter().map(|item| match item.outcome {
             Outcome::Lost => Settled::Lost,
             Outcome::EffectsFailed(error) => Settled::EffectsFailed(error),
-            Outcome::Unsupported(error) => {
-                Settled::Failed { error, settlement: Box::new(item.settlement) }
-            }
+            Outcome::Unsupported(error) => Settled::Failed { error, settlement: Box::new(item.settlement) },
             Outcome::Done => {
                 item.tokens.iter().for_each(|token| state.done(token.id));
                 Settled::Done
@@ -317,7 +327,9 @@ impl Desk<'_> {
 
     fn done(&mut self, member: &Arc<Member>, out: &Out) -> Result<Outcome> {
         let mut parked = 0;
-        if out.from_park && let Some(group) = &member.group {
+        if out.from_park
+            && let Some(group) = &member.group
+        {
             parked = self
                 .connection
                 .prepare_cached("DELETE FROM millstream_parked WHERE grp = ?1 AND seq = ?2")
@@ -337,7 +349,9 @@ impl Desk<'_> {
             seq: out.seq,
             slot: out.slot,
             key: out.key.as_ref().map(|key| key.to_vec()),
-            due: park.after.map(|after| wall.saturating_add(i64::try_from(after.as_nanos()).unwrap_or(i64::MAX))),
+            due: park
+                .after
+                .map(|after| wall.saturating_add(i64::try_from(after.as_nanos()).unwrap_or(i64::MAX))),
             attempts: park.note.attempts,
             deliveries: 0,
             first_failure: park.note.first_failure.map(nanos),
@@ -423,17 +437,21 @@ impl Desk<'_> {
             if !one.parked {
                 continue;
             }
-            let sql = format!("SELECT {} FROM millstream_parked WHERE grp = ?1 AND seq = ?2", ParkedRow::COLUMNS);
+            let sql =
+                format!("SELECT {} FROM millstream_parked WHERE grp = ?1 AND seq = ?2", ParkedRow::COLUMNS);
             let row = self
                 .connection
                 .prepare_cached(&sql)
                 .and_then(|mut s| {
-                    s.query_row(params![group.id, one.seq], |row| Ok(ParkedRow::read(group.id, row))).optional()
+                    s.query_row(params![group.id, one.seq], |row| Ok(ParkedRow::read(group.id, row)))
+                        .optional()
                 })
                 .map_err(failed)?;
             let Some(row) = row else { continue };
             let mut row = row.map_err(|damage| {
-                member.locate(Error::new(ErrorKind::Corrupt, damage.0).fix("look at the file with `millstream check`"))
+                member.locate(
+                    Error::new(ErrorKind::Corrupt, damage.0).fix("look at the file with `millstream check`"),
+                )
             })?;
             row.deliveries = one.deliveries;
             self.write_parked(member, &row)?;
@@ -450,7 +468,9 @@ impl Desk<'_> {
         for outcome in outcomes {
             match outcome {
                 WriteOutcome::Written(_) => {}
-                WriteOutcome::Failed(error) | WriteOutcome::Unknown(error) => return Err(Failed::Effects(error)),
+                WriteOutcome::Failed(error) | WriteOutcome::Unknown(error) => {
+                    return Err(Failed::Effects(error));
+                }
                 _ => return Err(Failed::Effects(Error::new(ErrorKind::Internal, "an unknown outcome"))),
             }
         }

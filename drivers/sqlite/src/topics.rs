@@ -80,15 +80,14 @@ pub(crate) fn first(connection: &Connection, topic: i64) -> Result<u64> {
 /// Times are the publishers': where they do not ascend, it is one of the places where they pass this time.
 pub(crate) fn at_time(connection: &Connection, topic: i64, time: i64) -> Result<u64> {
     let failed = |e| errors::sqlite("the topic's times cannot be read", e);
-    let sql = format!("SELECT seq, time FROM {} WHERE seq >= ?1 ORDER BY seq LIMIT 1", schema::log_table(topic));
+    let sql =
+        format!("SELECT seq, time FROM {} WHERE seq >= ?1 ORDER BY seq LIMIT 1", schema::log_table(topic));
     let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
     let (mut low, mut high) = (first(connection, topic)?, last(connection, topic)? + 1);
     while low < high {
         let middle = low + (high - low) / 2;
-        let found: Option<(u64, i64)> = statement
-            .query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()
-            .map_err(failed)?;
+        let found: Option<(u64, i64)> =
+            statement.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(failed)?;
         match found {
             Some((_, at)) if at >= time => high = middle,
             Some((seq, _)) => low = seq + 1,

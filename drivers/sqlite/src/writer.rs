@@ -72,7 +72,7 @@ impl Writer for SqliteWriter {
 ///
 /// ```
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use millstream_core::{Bind, BoundWriter, Message};
+/// use millstream_core::{Bind, Message};
 /// use millstream_sqlite::{SqliteStore, rusqlite};
 ///
 /// let store = SqliteStore::open("app.db").await?;
@@ -81,7 +81,7 @@ impl Writer for SqliteWriter {
 /// // Immediate, since it writes: one that reads first may find that it cannot write any more.
 /// let mut transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
 /// transaction.execute("UPDATE stock SET count = count - 1 WHERE item = ?1", ["apple"])?;
-/// writer.bind(&mut transaction).write(vec![Message::new("stock.taken", "apple")]).await?;
+/// writer.bind(&mut transaction).add(&[Message::new("stock.taken", "apple")])?;
 /// transaction.commit()?;
 /// writer.wake();
 /// # Ok(())
@@ -104,8 +104,14 @@ pub struct SqliteBound<'t, 'c> {
     known: Known,
 }
 
-impl BoundWriter for SqliteBound<'_, '_> {
-    async fn write(&mut self, batch: Vec<Message>) -> Result<()> {
+impl SqliteBound<'_, '_> {
+    /// Adds messages to the transaction: all of them, or none. As [`BoundWriter::write`], without an `await`, across
+    /// which a transaction cannot be held by a future that is `Send`.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if the transaction is on another file; of a message that cannot be
+    /// written; as SQLite has them.
+    pub fn add(&mut self, batch: &[Message]) -> Result<()> {
         let shared = self.writer.hub.shared();
         same_file(self.transaction, &shared.path)?;
         // Numbers are never taken from memory: others may have written in the same transaction.
@@ -114,14 +120,22 @@ impl BoundWriter for SqliteBound<'_, '_> {
             .transaction
             .savepoint()
             .map_err(|e| crate::errors::sqlite("the messages cannot be set apart in the transaction", e))?;
-        let outcomes = publish::write(&savepoint, &mut self.known, &batch, shared.settings.max_message)?;
+        let outcomes = publish::write(&savepoint, &mut self.known, batch, shared.settings.max_message)?;
         for outcome in outcomes {
             // Dropped, the savepoint undoes all of the batch.
             if let WriteOutcome::Failed(error) | WriteOutcome::Unknown(error) = outcome {
                 return Err(error);
             }
         }
-        savepoint.commit().map_err(|e| crate::errors::sqlite("the messages cannot be added to the transaction", e))
+        savepoint
+            .commit()
+            .map_err(|e| crate::errors::sqlite("the messages cannot be added to the transaction", e))
+    }
+}
+
+impl BoundWriter for SqliteBound<'_, '_> {
+    fn write(&mut self, batch: Vec<Message>) -> impl Future<Output = Result<()>> {
+        std::future::ready(self.add(&batch))
     }
 }
 

@@ -18,8 +18,7 @@ async fn a_message_is_there_if_and_only_if_the_users_own_changes_are() {
     connection.execute_batch("CREATE TABLE stock(n INTEGER) STRICT").unwrap();
     // When one transaction is undone and the next commits.
     for (number, commits) in [(1, false), (2, true)] {
-        let mut transaction =
-            connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
         transaction.execute("INSERT INTO stock VALUES(?1)", [number]).unwrap();
         writer.bind(&mut transaction).write(vec![message(number, "k")]).await.unwrap();
         if commits {
@@ -43,8 +42,7 @@ async fn bound_and_unbound_messages_take_numbers_from_one_sequence() {
     let mut connection = file.connection();
     for round in 0..5 {
         publish(&store, vec![message(round * 2, "k")]).await;
-        let mut transaction =
-            connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
         writer.bind(&mut transaction).write(vec![message(round * 2 + 1, "k")]).await.unwrap();
         transaction.commit().unwrap();
     }

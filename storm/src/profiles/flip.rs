@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
-use millstream::sqlite::{SqliteStore, rusqlite};
-use millstream::{End, ErrorKind, Message};
+use millstream::sqlite::{SqliteStore, check, rusqlite};
+use millstream::{End, ErrorKind, Message, Position};
 use millstream_core::admin::Admin as _;
 use millstream_core::{
-    Delivery, Opened, OpenRequest, Park, ParkNote, Read, ReadLimits, Reader as _, Settlement, Settler as _,
+    Delivery, OpenRequest, Opened, Park, ParkNote, Read, ReadLimits, Reader as _, Settlement, Settler as _,
     Source as _, Verdict, Writer as _,
 };
 
@@ -29,6 +29,14 @@ const GROUP: &str = "billing";
 /// The one that has read all.
 const DONE: &str = "audit";
 const MESSAGES: usize = 250;
+/// How many of them that group settles before the file is broken; it parks one in ten.
+const SETTLED: usize = 160;
+/// How many of them it is owed then.
+const OWED: usize = MESSAGES - SETTLED + SETTLED / 10;
+/// Nothing more comes if nothing came for so long; longer than the driver's own look-out for others.
+const SILENCE: Duration = Duration::from_millis(400);
+/// Flips that are looked at together.
+const TOGETHER: usize = 8;
 /// How long a look into a damaged file may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -61,30 +69,44 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     let mut row = Row { messages: (MESSAGES * TOPICS.len()) as u64, ..Row::default() };
     row.acknowledged = row.messages;
     let (mut identical, mut refused, mut named) = (0, 0, 0);
-    for number in 1..=scale.of(2_000, 150) {
-        let bit = random.usize(0..bytes.len() * 8);
-        let mut flipped = bytes.clone();
-        flipped[bit / 8] ^= 1 << (bit % 8);
+    let bits: Vec<usize> = (0..scale.of(2_000, 120)).map(|_| random.usize(0..bytes.len() * 8)).collect();
+    // Some at a time, since much of a look is waiting for what does not come.
+    for bits in bits.chunks(TOGETHER) {
         let before = panics.load(Ordering::Acquire);
-        let end = match runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, look_at(&flipped, folder.path(), number)).await
-        }) {
-            Ok(Ok(look)) => look.compare(&expected),
-            Ok(Err(_)) => Ending::Refused,
-            Err(_) => Ending::Wrong(format!("still not read after {PATIENCE:?}")),
-        };
-        row.faults += 1;
-        match end {
-            _ if panics.load(Ordering::Acquire) > before => {
-                row.problems.push(format!("flip {number}, bit {bit}: a panic"));
+        let looks: Vec<_> = bits
+            .iter()
+            .map(|bit| {
+                row.faults += 1;
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let (folder, number) = (folder.path().to_owned(), row.faults);
+                runtime.spawn(async move {
+                    tokio::time::timeout(PATIENCE, look_at(&flipped, &folder, number)).await
+                })
+            })
+            .collect();
+        for (bit, look) in bits.iter().zip(looks) {
+            let ending = match runtime.block_on(look) {
+                Ok(Ok(Ok(look))) => look.compare(&expected),
+                Ok(Ok(Err(_))) => Ending::Refused,
+                Ok(Err(_)) => Ending::Wrong(format!("still not read after {PATIENCE:?}")),
+                Err(panicked) => Ending::Wrong(panicked.to_string()),
+            };
+            match ending {
+                Ending::Identical => identical += 1,
+                Ending::Refused => refused += 1,
+                Ending::Named => named += 1,
+                Ending::Wrong(what) => {
+                    row.lost += 1;
+                    let around = &bytes[(bit / 8).saturating_sub(12)..bytes.len().min(bit / 8 + 12)];
+                    let around = around.escape_ascii();
+                    row.problems.push(format!("bit {} of byte {}, amid {around}: {what}", bit % 8, bit / 8));
+                }
             }
-            Ending::Identical => identical += 1,
-            Ending::Refused => refused += 1,
-            Ending::Named => named += 1,
-            Ending::Wrong(what) => {
-                row.lost += 1;
-                row.problems.push(format!("flip {number}, bit {} of byte {}: {what}", bit % 8, bit / 8));
-            }
+        }
+        let panicked = panics.load(Ordering::Acquire) - before;
+        if panicked > 0 {
+            row.problems.push(format!("{panicked} panics among flips of the bits {bits:?}"));
         }
     }
     drop(panic::take_hook());
@@ -118,7 +140,7 @@ async fn build(file: &Path, random: &mut Rng) -> Result {
         writer.write(messages).await?.into_result()?;
         read_and_settle(&store, topic, DONE, MESSAGES, |_| Verdict::Ack).await?;
         let mut count = 0;
-        read_and_settle(&store, topic, GROUP, MESSAGES * 2 / 3, |delivery| {
+        read_and_settle(&store, topic, GROUP, SETTLED, |delivery| {
             count += 1;
             match count % 10 {
                 3 => Verdict::Park(Box::new(Park {
@@ -174,21 +196,18 @@ async fn read_and_settle(
 ) -> Result {
     let request = OpenRequest::new(topic.to_owned()).group(group.to_owned());
     let Opened { mut source, mut settler, .. } = store.reader().open(request).await?;
-    let mut settled = 0;
-    while settled < count {
+    let mut settlements = Vec::new();
+    while settlements.len() < count {
         let mut some = Vec::new();
-        source.read(&mut some, ReadLimits::new(count - settled, 1 << 20)).await?;
-        settled += some.len();
-        let batch = some
-            .into_iter()
-            .map(|delivery| {
-                let verdict = verdict(&delivery);
-                Settlement::new(delivery.token, verdict)
-            })
-            .collect();
-        if settler.settle(batch).await.iter().any(|settled| !settled.is_done()) {
-            return Err("a message could not be settled".into());
-        }
+        source.read(&mut some, ReadLimits::new(count - settlements.len(), 1 << 20)).await?;
+        settlements.extend(some.into_iter().map(|delivery| {
+            let verdict = verdict(&delivery);
+            Settlement::new(delivery.token, verdict)
+        }));
+    }
+    // All at once, in the end: what is parked must not come again here.
+    if settler.settle(settlements).await.iter().any(|settled| !settled.is_done()) {
+        return Err("a message could not be settled".into());
     }
     settler.close().await?;
     source.close().await?;
@@ -209,15 +228,16 @@ struct Look {
     dead: BTreeMap<String, Vec<Placed>>,
     /// What the group gets that reads on, by its place; none twice.
     read_on: BTreeMap<String, Vec<Placed>>,
-    /// Whom the driver says to be damaged: topic, place and what.
-    quarantine: Vec<String>,
+    /// What the driver says to be damaged: in the check of the whole file before anything else, and in its quarantine
+    /// behind everything else.
+    reported: Vec<String>,
     errors: Vec<String>,
 }
 
 /// Puts these bytes into a file and reads all there is.
 ///
 /// An error says that it cannot be opened, or even its quarantine cannot be read.
-async fn look_at(bytes: &[u8], folder: &Path, number: usize) -> Result<Look> {
+async fn look_at(bytes: &[u8], folder: &Path, number: u64) -> Result<Look> {
     let folder = folder.join(number.to_string());
     fs::create_dir(&folder)?;
     let file = folder.join("flipped.db");
@@ -228,8 +248,11 @@ async fn look_at(bytes: &[u8], folder: &Path, number: usize) -> Result<Look> {
 }
 
 async fn look(file: &Path) -> Result<Look> {
-    let store = SqliteStore::builder(file).private().open().await?;
+    let path = file.to_owned();
+    let checked = tokio::task::spawn_blocking(move || check(&path)).await??;
     let mut look = Look::default();
+    look.reported.extend(checked.problems.iter().map(|problem| format!("check: {problem}")));
+    let store = SqliteStore::builder(file).private().open().await?;
     let admin = store.admin();
     match admin.topics().await {
         Ok(topics) => look.overview.extend(topics.iter().map(|t| format!("{t:?}"))),
@@ -240,7 +263,7 @@ async fn look(file: &Path) -> Result<Look> {
             Ok(groups) => look.overview.extend(groups.iter().map(|g| format!("{topic}: {g:?}"))),
             Err(error) => look.failed("groups", &error),
         }
-        match read_all(&store, OpenRequest::new(topic).end(End::Latest)).await {
+        match browse(&store, topic).await {
             Ok(messages) => drop(look.browsed.insert(topic.to_owned(), messages)),
             Err(error) => look.failed("browsing", &error),
         }
@@ -251,7 +274,7 @@ async fn look(file: &Path) -> Result<Look> {
             }
             Err(error) => look.failed("dead letters", &error),
         }
-        match read_all(&store, OpenRequest::new(topic).group(GROUP).end(End::Latest)).await {
+        match read_on(&store, topic).await {
             Ok(messages) => drop(look.read_on.insert(topic.to_owned(), messages)),
             Err(error) => look.failed("reading on", &error),
         }
@@ -261,39 +284,59 @@ async fn look(file: &Path) -> Result<Look> {
     }
     drop(store);
     match quarantine(file) {
-        Ok(rows) => look.quarantine = rows,
+        Ok(rows) => look.reported.extend(rows),
         Err(error) => look.errors.push(format!("the quarantine: {error}")),
     }
     Ok(look)
 }
 
-/// Reads to the end, settling what a group reads.
-async fn read_all(store: &SqliteStore, request: OpenRequest) -> millstream::Result<Vec<Placed>> {
-    let settles = request.group.is_some();
-    let Opened { mut source, mut settler, .. } = store.reader().open(request).await?;
+/// Reads all there is without a group.
+async fn browse(store: &SqliteStore, topic: &str) -> millstream::Result<Vec<Placed>> {
+    let request = OpenRequest::new(topic.to_owned()).end(End::Latest);
+    let mut source = store.reader().open(request).await?.source;
     let mut all = Vec::new();
     loop {
         let mut some = Vec::new();
         let read = source.read(&mut some, ReadLimits::new(1_000, 8 << 20)).await?;
-        let mut batch = Vec::new();
-        for delivery in some {
-            all.push((delivery.position.map_or(0, |p| p.0), delivery.message));
-            batch.push(Settlement::ack(delivery.token));
-        }
-        if settles && !batch.is_empty() {
-            for settled in settler.settle(batch).await {
-                if !settled.is_done() {
-                    let what = format!("an acknowledgement was not confirmed: {settled:?}");
-                    return Err(millstream::Error::new(ErrorKind::Unknown, what));
-                }
-            }
-        }
+        all.extend(some.into_iter().map(|delivery| (place(delivery.position), delivery.message)));
         if matches!(read, Read::End) {
-            settler.close().await?;
             source.close().await?;
             return Ok(all);
         }
     }
+}
+
+/// Reads on for a group and settles what it gets, until it has as much as it is owed or nothing more comes.
+async fn read_on(store: &SqliteStore, topic: &str) -> millstream::Result<Vec<Placed>> {
+    let request = OpenRequest::new(topic.to_owned()).group(GROUP);
+    let Opened { mut source, mut settler, .. } = store.reader().open(request).await?;
+    let mut all = Vec::new();
+    while all.len() < OWED {
+        let mut some = Vec::new();
+        let reading = source.read(&mut some, ReadLimits::new(1_000, 8 << 20));
+        match tokio::time::timeout(SILENCE, reading).await {
+            Ok(read) => drop(read?),
+            Err(_) => break,
+        }
+        let mut batch = Vec::new();
+        for Delivery { message, token, position, .. } in some {
+            batch.push(Settlement::ack(token));
+            all.push((place(position), message));
+        }
+        for settled in settler.settle(batch).await {
+            if !settled.is_done() {
+                let what = format!("an acknowledgement was not confirmed: {settled:?}");
+                return Err(millstream::Error::new(ErrorKind::Unknown, what));
+            }
+        }
+    }
+    settler.close().await?;
+    source.close().await?;
+    Ok(all)
+}
+
+fn place(position: Option<Position>) -> u64 {
+    position.map_or(0, |position| position.0)
 }
 
 fn quarantine(file: &Path) -> Result<Vec<String>> {
@@ -330,7 +373,7 @@ impl Look {
                 missing.extend(gone.map(|(at, _)| format!("{what} of {topic}: number {at}")));
             }
         }
-        match (missing.first(), self.errors.is_empty(), self.quarantine.is_empty()) {
+        match (missing.first(), self.errors.is_empty(), self.reported.is_empty()) {
             (_, false, _) => Ending::Refused,
             (Some(first), _, true) => {
                 Ending::Wrong(format!("{} messages are missing without a word; {first}", missing.len()))
@@ -345,6 +388,18 @@ impl Look {
     }
 }
 
+fn differing(right: &Message, wrong: &Message) -> &'static str {
+    let parts = [
+        ("id", right.id == wrong.id),
+        ("topic", right.topic == wrong.topic),
+        ("key", right.key == wrong.key),
+        ("payload", right.data == wrong.data),
+        ("content type", right.content_type == wrong.content_type),
+        ("time", right.time == wrong.time),
+    ];
+    parts.iter().find(|(_, same)| !same).map_or("header", |(part, _)| part)
+}
+
 /// What is there and was never written so.
 fn wrong_in(got: &[Placed], wanted: &[Placed]) -> Option<String> {
     let written: BTreeMap<u64, &Message> = wanted.iter().map(|(at, message)| (*at, message)).collect();
@@ -352,7 +407,9 @@ fn wrong_in(got: &[Placed], wanted: &[Placed]) -> Option<String> {
     for (at, message) in got {
         match written.get(at) {
             None => return Some(format!("number {at} came, which should not")),
-            Some(right) if *right != message => return Some(format!("number {at} has other bytes")),
+            Some(right) if *right != message => {
+                return Some(format!("number {at} has another {}", differing(right, message)));
+            }
             Some(_) if seen.contains(at) => return Some(format!("number {at} came twice")),
             Some(_) => seen.push(*at),
         }

@@ -91,7 +91,9 @@ fn went_on(arena: &mut Arena, messages: u64, limit: Duration) -> Result<Duration
         }
         arena.check(0)?;
         if begun.elapsed() > limit {
-            arena.problem(format!("with room on the disk it did not go on within {limit:?}: {start:?}, {now:?}"));
+            arena.problem(format!(
+                "with room on the disk it did not go on within {limit:?}: {start:?}, {now:?}"
+            ));
             return Ok(limit);
         }
         std::thread::sleep(Duration::from_millis(1));

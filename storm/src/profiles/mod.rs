@@ -1,5 +1,6 @@
 //! What is broken, and how: a file each.
 
+mod alone;
 mod flip;
 mod four;
 mod full;
@@ -45,12 +46,20 @@ impl Scale {
 /// A way to break things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
-    SqliteKill,
-    SqliteFour,
-    SqliteStop,
-    SqliteFull,
-    SqliteFlip,
-    SqliteReplaced,
+    #[value(name = "sqlite-kill")]
+    Kill,
+    #[value(name = "sqlite-four")]
+    Four,
+    #[value(name = "sqlite-stop")]
+    Stop,
+    #[value(name = "sqlite-alone")]
+    Alone,
+    #[value(name = "sqlite-full")]
+    Full,
+    #[value(name = "sqlite-flip")]
+    Flip,
+    #[value(name = "sqlite-replaced")]
+    Replaced,
 }
 
 impl Profile {
@@ -60,34 +69,37 @@ impl Profile {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::SqliteKill => "sqlite-kill",
-            Self::SqliteFour => "sqlite-four",
-            Self::SqliteStop => "sqlite-stop",
-            Self::SqliteFull => "sqlite-full",
-            Self::SqliteFlip => "sqlite-flip",
-            Self::SqliteReplaced => "sqlite-replaced",
+            Self::Kill => "sqlite-kill",
+            Self::Four => "sqlite-four",
+            Self::Stop => "sqlite-stop",
+            Self::Alone => "sqlite-alone",
+            Self::Full => "sqlite-full",
+            Self::Flip => "sqlite-flip",
+            Self::Replaced => "sqlite-replaced",
         }
     }
 
     pub(crate) fn about(self) -> &'static str {
         match self {
-            Self::SqliteKill => "one process, killed with signal 9 at random moments",
-            Self::SqliteFour => "four processes on one file, one killed every second, some ended in order",
-            Self::SqliteStop => "four processes on one file, some made to stand still, beyond their leases too",
-            Self::SqliteFull => "the disk fills up and is freed, again and again",
-            Self::SqliteFlip => "single bits flip in the file",
-            Self::SqliteReplaced => "the file is deleted or replaced while it is open",
+            Self::Kill => "one process, killed with signal 9 at random moments",
+            Self::Four => "four processes on one file, one killed every second, some ended in order",
+            Self::Stop => "four processes on one file, some made to stand still, beyond their leases too",
+            Self::Alone => "one process alone, made to stand still for longer than its lease",
+            Self::Full => "the disk fills up and is freed, again and again",
+            Self::Flip => "single bits flip in the file",
+            Self::Replaced => "the file is deleted or replaced while it is open",
         }
     }
 
     pub(crate) fn run(self, scale: Scale, seed: u64) -> Result<Row> {
         match self {
-            Self::SqliteKill => kill::run(scale, seed),
-            Self::SqliteFour => four::run(scale, seed),
-            Self::SqliteStop => stop::run(scale, seed),
-            Self::SqliteFull => full::run(scale, seed),
-            Self::SqliteFlip => flip::run(scale, seed),
-            Self::SqliteReplaced => replaced::run(scale, seed),
+            Self::Kill => kill::run(scale, seed),
+            Self::Four => four::run(scale, seed),
+            Self::Stop => stop::run(scale, seed),
+            Self::Alone => alone::run(scale, seed),
+            Self::Full => full::run(scale, seed),
+            Self::Flip => flip::run(scale, seed),
+            Self::Replaced => replaced::run(scale, seed),
         }
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use millstream::sqlite::SqliteStore;
-use millstream::{Message, WriteOutcome};
+use millstream::{Message, WriteOutcome, WriteReport};
 use millstream_core::{
-    Delivery, Opened, OpenRequest, Read, ReadLimits, Reader as _, Settlement, Settler as _, Source as _,
-    Writer as _,
+    Delivery, OpenRequest, Opened, Read, ReadLimits, Reader as _, Settled, Settlement, Settler as _,
+    Source as _, Writer as _,
 };
 
 use super::Scale;
@@ -86,7 +86,7 @@ async fn round(folder: &Path, deed: Deed, random: &mut Rng) -> Result<Round> {
     }
     let Opened { mut source, mut settler, .. } = reader.open(OpenRequest::new("t").group("g")).await?;
     let mut held: Vec<Delivery> = Vec::new();
-    while held.len() < 1 {
+    while held.is_empty() {
         let read = source.read(&mut held, ReadLimits::new(1, 1 << 20)).await?;
         if matches!(read, Read::End) {
             return Err("the group's end came before its messages".into());
@@ -96,7 +96,7 @@ async fn round(folder: &Path, deed: Deed, random: &mut Rng) -> Result<Round> {
     // Now, and also a little later: what runs beside must not make it look well again.
     for later in 0..3 {
         let message = Message::new("t", "late").with_id(format!("late {later}"));
-        let outcomes = writer.write(vec![message]).await.map(|report| report.into_outcomes());
+        let outcomes = writer.write(vec![message]).await.map(WriteReport::into_outcomes);
         if let Ok(outcomes) = outcomes
             && outcomes.iter().any(WriteOutcome::is_written)
         {
@@ -104,7 +104,7 @@ async fn round(folder: &Path, deed: Deed, random: &mut Rng) -> Result<Round> {
         }
         if let Some(delivery) = held.pop() {
             let settled = settler.settle(vec![Settlement::ack(delivery.token)]).await;
-            if settled.iter().any(|s| s.is_done()) {
+            if settled.iter().any(Settled::is_done) {
                 round.false_settlements.push("an acknowledgement was confirmed".into());
             }
         }
@@ -131,7 +131,11 @@ async fn do_it(file: &Path, deed: Deed) -> Result {
         Deed::MoveAway => fs::rename(file, other)?,
         Deed::ReplaceByOther => {
             let store = SqliteStore::builder(&other).private().open().await?;
-            store.writer().write(vec![Message::new("t", "another").with_id("another")]).await?.into_result()?;
+            store
+                .writer()
+                .write(vec![Message::new("t", "another").with_id("another")])
+                .await?
+                .into_result()?;
             store.writer().close().await?;
             drop(store);
             fs::rename(other, file)?;

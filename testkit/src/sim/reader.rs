@@ -459,8 +459,13 @@ fn settle_in_pool(
     if !held(token) || !others.iter().all(|other| held(*other)) {
         return Settled::Lost;
     }
-    if !others.is_empty() && (!can.atomic_emit && !can.effects || !matches!(settlement.verdict, Verdict::Ack)) {
-        return refuse(settlement, "only acknowledgements of a broker with transactions take others along", key);
+    if !others.is_empty() && (!can.atomic_emit && !can.effects || !matches!(settlement.verdict, Verdict::Ack))
+    {
+        return refuse(
+            settlement,
+            "only acknowledgements of a broker with transactions take others along",
+            key,
+        );
     }
     if !can.atomic_emit && !settlement.emit.is_empty() || !can.effects && !settlement.effects.is_empty() {
         return refuse(settlement, "this broker commits nothing along with a verdict", key);

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use millstream_core::{
-    Delivery, Effect, Message, OpenRequest, Opened, Park, ParkNote, Read, ReadLimits, Reader, Result, Settled,
-    Settlement, Settler, Source, Verdict, Writer,
+    Delivery, Effect, Message, OpenRequest, Opened, Park, ParkNote, Read, ReadLimits, Reader, Result,
+    Settled, Settlement, Settler, Source, Verdict, Writer,
 };
 use millstream_sqlite::{
     SqlEffect, SqliteLeases, SqliteSettler, SqliteSource, SqliteStore, SqliteStoreBuilder, rusqlite,

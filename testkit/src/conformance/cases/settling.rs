@@ -309,7 +309,10 @@ async fn a_batch_ends_as_one_or_not_at_all(world: World) -> Checked {
     // One of them is not ours any more: nothing of it happens.
     let first = ack_together(&held[0], vec![gone]);
     let outcome = member.settler.settle(vec![first]).await;
-    ensure!(matches!(outcome[..], [Settled::Lost]), "with a stale token in it, a batch ended with {outcome:?}");
+    ensure!(
+        matches!(outcome[..], [Settled::Lost]),
+        "with a stale token in it, a batch ended with {outcome:?}"
+    );
     // All of them are: all are done, and none comes again.
     for delivery in &held {
         let (id, group) = (delivery.message.id.clone(), member.group.clone());
