@@ -377,7 +377,7 @@ async fn a_driver_of_ones_own_serves_its_scheme() {
         })
     }
     let drivers = Drivers::built_in().with(driver());
-    assert_eq!(drivers.schemes(), ["memory", "my"]);
+    assert!(drivers.schemes().contains(&"my"), "{:?}", drivers.schemes());
     Bus::connect_with(&drivers, "my://x").await.unwrap().publish(&ada()).await.unwrap();
 }
 

@@ -87,7 +87,9 @@ impl Running {
     /// Waits until it reads and publishes, or has ended; says whether it does.
     pub(crate) fn wait_ready(&mut self, limit: Duration) -> bool {
         // It says so once.
-        self.is_ready |= self.ready.recv_timeout(if self.is_ready { Duration::ZERO } else { limit }).is_ok();
+        if !self.is_ready {
+            self.is_ready = self.ready.recv_timeout(limit).is_ok();
+        }
         self.is_ready
     }
 

@@ -119,7 +119,8 @@ enum Waiting {
     Published {
         outcomes: Vec<WriteOutcome>,
         reply: oneshot::Sender<Result<Vec<WriteOutcome>>>,
-        room: OwnedSemaphorePermit,
+        /// Given back when it is dropped, with all the rest.
+        _room: OwnedSemaphorePermit,
     },
     Settled {
         batch: Batch,
@@ -339,7 +340,7 @@ impl Writer<'_> {
                 if delayed {
                     self.next_due = Some(i64::MIN);
                 }
-                round.waiting.push(Waiting::Published { outcomes, reply, room });
+                round.waiting.push(Waiting::Published { outcomes, reply, _room: room });
                 failed.map_or(Ok(()), |error| Err(Broken(error)))
             }
             Request::Settle { member, batch, reply } => {

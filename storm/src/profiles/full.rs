@@ -132,7 +132,8 @@ impl Disk {
         if output.status.success() {
             return Ok(Ok(Self(point.to_owned())));
         }
-        Ok(Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        let said = String::from_utf8_lossy(&output.stderr);
+        Ok(Err(said.lines().next().unwrap_or("`mount` does not say why").to_owned()))
     }
 }
 
