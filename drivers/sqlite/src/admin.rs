@@ -107,7 +107,7 @@ fn groups(connection: &Connection, topic: &str) -> Result<Vec<GroupInfo>> {
     let id = topics::get(connection, topic)?;
     let failed = |e| errors::sqlite("the groups cannot be read", e).topic(topic);
     let mut statement = connection
-        .prepare_cached("SELECT id, name FROM millstream_group WHERE topic = ?1 ORDER BY name")
+        .prepare_cached("SELECT id, name FROM millstream_group NOT INDEXED WHERE topic = ?1 ORDER BY name")
         .map_err(failed)?;
     let rows: Vec<(i64, String)> = statement
         .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -321,7 +321,7 @@ fn purge(connection: &Connection, topic: &str) -> Result<u64> {
         let deleted = connection.execute(&format!("DELETE FROM {}", schema::log_table(id)), [])?;
         let delayed = connection.execute("DELETE FROM millstream_delayed WHERE topic = ?1", [id])?;
         let groups: Vec<i64> = connection
-            .prepare_cached("SELECT id FROM millstream_group WHERE topic = ?1")?
+            .prepare_cached("SELECT id FROM millstream_group NOT INDEXED WHERE topic = ?1")?
             .query_map([id], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         for group in groups {
@@ -395,7 +395,8 @@ fn dead_letters(
     let Some(topic_id) = topics::find(connection, topic)? else { return Ok(Vec::new()) };
     let failed = |e| errors::sqlite("the dead letters cannot be read", e).topic(topic);
     let after = after.map_or(0, |after| i64::try_from(after).unwrap_or(i64::MAX));
-    let sql = format!("SELECT {LETTER} FROM millstream_dead WHERE topic = ?1 AND id > ?2 ORDER BY id");
+    let sql =
+        format!("SELECT {LETTER} FROM millstream_dead NOT INDEXED WHERE topic = ?1 AND id > ?2 ORDER BY id");
     let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
     let mut rows = statement.query([topic_id, after]).map_err(failed)?;
     let mut letters = Vec::new();

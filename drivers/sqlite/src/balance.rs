@@ -16,7 +16,6 @@ use crate::member::{Member, ParkedMessage, Phase, note};
 use crate::progress::{ParkedRow, Progress};
 use crate::row::Damage;
 use crate::schema::SLOTS;
-use crate::settle::{as_it_is, write_progress};
 use crate::{clock, errors, topics};
 
 /// A member's row.
@@ -40,7 +39,7 @@ pub(crate) struct Balanced {
     member: Arc<Member>,
     owner: i64,
     valid_until: i64,
-    given_back: Vec<usize>,
+    pub(crate) given_back: Vec<usize>,
     claimed: Vec<Claimed>,
 }
 
@@ -143,11 +142,7 @@ pub(crate) fn balance(
         let owned = state.owned();
         state.want_back(owned.saturating_sub(share));
         for slot in state.to_give_back() {
-            let Some(progress) = as_it_is(&state, slot) else { continue };
-            let epoch = state.slots[slot].as_ref().map_or(0, |slot| slot.epoch);
-            if write_progress(connection, group.id, slot, (owner, epoch), &progress).map_err(failed)? {
-                give_back(connection, group.id, slot, owner).map_err(failed)?;
-            }
+            give_back(connection, group.id, slot, owner).map_err(failed)?;
             given_back.push(slot);
         }
     }
@@ -218,16 +213,22 @@ fn claim(
         .map_err(failed)?;
     let mut rows = statement.query([group]).map_err(failed)?;
     let mut claimed = Vec::new();
+    // A damaged key hides rows from a search: all have to be there.
+    let mut seen = 0;
     let last = topics::last(connection, member.topic.id)?;
     while let Some(row) = rows.next().map_err(failed)? {
         let holder: Option<i64> = row.get(1).map_err(failed)?;
         let slot: usize = row.get(0).map_err(failed)?;
+        if slot != seen {
+            return Err(damaged(Damage(format!("slot {seen} is not where it was"))));
+        }
+        seen += 1;
         let ours = holder == Some(owner) && member.lock().slots[slot].is_some();
         if ours || holder.is_some_and(|holder| holder != owner && live.contains(&holder)) {
             continue;
         }
         if claimed.len() == wanted {
-            break;
+            continue;
         }
         let holes: Vec<u8> = row.get(4).map_err(failed)?;
         let (front, parked, crc) =
@@ -239,11 +240,17 @@ fn claim(
         claimed.push(Claimed { slot, epoch, progress, parked: Vec::new(), careful_until });
     }
     drop(rows);
+    if seen != SLOTS {
+        return Err(damaged(Damage(format!("of {SLOTS} slots {seen} are there"))));
+    }
     for one in &claimed {
-        connection
+        let changed = connection
             .prepare_cached("UPDATE millstream_slot SET owner = ?3, epoch = ?4 WHERE grp = ?1 AND slot = ?2")
             .and_then(|mut s| s.execute(params![group, one.slot, owner, one.epoch]))
             .map_err(failed)?;
+        if changed != 1 {
+            return Err(damaged(Damage(format!("slot {} cannot be found", one.slot))));
+        }
     }
     if !claimed.is_empty() {
         read_parked(connection, member, group, &mut claimed, damaged)?;
@@ -321,9 +328,7 @@ pub(crate) fn leave(connection: &Connection, member: &Arc<Member>) -> Result<()>
     let state = member.lock();
     let owner = state.owner;
     for slot in 0..SLOTS {
-        let Some(progress) = as_it_is(&state, slot) else { continue };
-        let epoch = state.slots[slot].as_ref().map_or(0, |slot| slot.epoch);
-        if write_progress(connection, group.id, slot, (owner, epoch), &progress).map_err(failed)? {
+        if state.slots[slot].is_some() {
             give_back(connection, group.id, slot, owner).map_err(failed)?;
         }
     }

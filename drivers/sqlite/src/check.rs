@@ -209,7 +209,9 @@ impl Check {
     fn groups(&mut self, topic: i64, name: &str) -> Result<()> {
         let groups: Vec<(i64, String)> = self
             .connection
-            .prepare_cached("SELECT id, name FROM millstream_group WHERE topic = ?1 ORDER BY name")
+            .prepare_cached(
+                "SELECT id, name FROM millstream_group NOT INDEXED WHERE topic = ?1 ORDER BY name",
+            )
             .and_then(|mut s| s.query_map([topic], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
             .map_err(failed)?;
         for group in groups {

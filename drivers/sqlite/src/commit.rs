@@ -388,9 +388,11 @@ impl Writer<'_> {
                     std::mem::replace(&mut state.phase, Phase::Left) == Phase::Left
                 };
                 if !left {
-                    // What was done to its slots in this round comes first.
+                    // All its slots are stored first, with what was done to them in this round.
+                    round.touched.touch_all(&member);
                     round.touched.store(connection)?;
                     balance::leave(connection, &member)?;
+                    round.touched.given_back(&member, |_| true);
                     round.dirty = true;
                     round.members = true;
                 }
@@ -448,9 +450,13 @@ impl Writer<'_> {
         round: &mut Round,
     ) -> Result<(), Broken> {
         // A slot that is given back takes along what was done to it in this round.
+        round.touched.touch_all(member);
         round.touched.store(connection)?;
         match balance::balance(connection, &self.shared, member) {
             Ok(balanced) => {
+                if let Some(balanced) = &balanced {
+                    round.touched.given_back(member, |slot| balanced.given_back.contains(&slot));
+                }
                 round.dirty = true;
                 round.members = true;
                 round.waiting.push(Waiting::Balanced { balanced, reply });
@@ -585,9 +591,11 @@ impl Writer<'_> {
                         self.shared.send(Request::ParkBehind(Arc::clone(&member)));
                     }
                     let _ = reply.send(settled);
-                    if member.end.is_some() {
-                        member.news.notify_one();
+                    if member.lock().is_uncertain() {
+                        self.shared.send(Request::CountAhead(Arc::clone(&member)));
                     }
+                    // It may have come to its end, or the next suspect may be yielded.
+                    member.news.notify_one();
                 }
                 Waiting::Worked(work) => work.end(Ok(())),
                 Waiting::Balanced { balanced, reply } => {

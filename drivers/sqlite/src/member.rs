@@ -552,6 +552,17 @@ impl State {
             }
         }
         let Some(message) = message else { return };
+        if single.park.is_none()
+            && let Some(key) = message.lane_key()
+            && let Some(lane) = slot.lanes.get_mut(&LaneKey::Key(key.clone()))
+            && lane.queue.first_key_value().is_some_and(|(first, _)| *first < single.seq)
+        {
+            // Its key was parked, and whoever did it died before this one was parked behind.
+            lane.queue.insert(single.seq, Parked { note: behind_note(), deliveries: 0 });
+            let (slot, epoch, seq, key) = (single.slot, single.epoch, single.seq, message.key.clone());
+            self.to_park.push(Behind { slot, epoch, seq, key });
+            return;
+        }
         self.ready_bytes += message.size();
         let ready = Ready {
             message,
@@ -608,12 +619,25 @@ impl State {
 
     /// Counts the next delivery of all that must be stored before it is yielded.
     pub(crate) fn count_ahead(&mut self) -> Vec<Counted> {
-        let uncertain: Vec<u64> = self
-            .ready
-            .iter()
-            .filter(|(seq, ready)| !ready.stored && self.is_careful(**seq, ready))
-            .map(|(seq, _)| *seq)
-            .collect();
+        // Only what may be yielded next: one that is counted and never yielded would look like what kills processes.
+        // Of those that do look so, one at a time.
+        let mut uncertain: Vec<u64> = Vec::new();
+        let mut suspects = self.suspects_out;
+        for (seq, ready) in &self.ready {
+            let next = self.deliveries_of(*seq, ready) + u32::from(!ready.counted);
+            if next > SUSPECT {
+                if suspects > 0 {
+                    break;
+                }
+                suspects += 1;
+            }
+            if !ready.stored && self.is_careful(*seq, ready) {
+                uncertain.push(*seq);
+                if uncertain.len() == AHEAD {
+                    break;
+                }
+            }
+        }
         let mut counted = Vec::with_capacity(uncertain.len());
         for seq in uncertain {
             let Some(deliveries) = self.count(seq) else { continue };
@@ -622,6 +646,18 @@ impl State {
             counted.push(Counted { slot: ready.slot, epoch: ready.epoch, seq, deliveries, parked });
         }
         counted
+    }
+
+    fn deliveries_of(&self, seq: u64, ready: &Ready) -> u32 {
+        let Some(slot) = self.slots[ready.slot].as_ref().filter(|slot| slot.epoch == ready.epoch) else {
+            return 0;
+        };
+        if ready.park.is_some() {
+            let key = LaneKey::of(ready.message.key.as_ref(), seq);
+            slot.lanes.get(&key).and_then(|lane| lane.queue.get(&seq)).map_or(0, |parked| parked.deliveries)
+        } else {
+            slot.pending.get(&seq).map_or(0, |pending| pending.deliveries)
+        }
     }
 
     /// Counts the next delivery of a message that is ready, once.
@@ -834,6 +870,8 @@ pub(crate) struct ParkedMessage {
 
 /// Deliveries after which a message may be what kills processes.
 const SUSPECT: u32 = 3;
+/// Deliveries that are stored before they happen, at a time.
+const AHEAD: usize = 32;
 
 /// Messages read before they are asked for, at most.
 const READ_AHEAD: usize = 1_024;

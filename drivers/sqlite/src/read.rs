@@ -87,6 +87,9 @@ pub(crate) fn run(shared: &Arc<Shared>, connection: Connection) {
         if broken {
             connection = None;
         }
+        for member in &members {
+            ask(shared, member);
+        }
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) struct Damage(pub(crate) String);
 /// A message's columns, as they are bound.
 #[derive(Debug)]
 pub(crate) struct Columns<'m> {
+    name: &'m str,
     pub(crate) time: i64,
     pub(crate) id: &'m str,
     pub(crate) key: Option<&'m [u8]>,
@@ -41,6 +42,7 @@ pub(crate) struct Columns<'m> {
 impl<'m> Columns<'m> {
     pub(crate) fn of(message: &'m Message) -> Self {
         Self {
+            name: &message.topic,
             time: nanos(message.time),
             id: &message.id,
             key: message.key.as_deref(),
@@ -55,6 +57,7 @@ impl<'m> Columns<'m> {
         checksum(
             table,
             topic,
+            self.name,
             number,
             self.time,
             self.id.as_bytes(),
@@ -70,6 +73,7 @@ impl<'m> Columns<'m> {
 fn checksum(
     table: Table,
     topic: i64,
+    name: &str,
     number: i64,
     time: i64,
     id: &[u8],
@@ -86,7 +90,9 @@ fn checksum(
     fixed[17..].copy_from_slice(&time.to_le_bytes());
     crc.update(&fixed);
     // Lengths between the parts, so that bytes cannot move from one to the next; absent is not empty.
-    for part in [Some(id), key, Some(content_type), headers, data] {
+    // A dead letter names its own topic; elsewhere the table does.
+    let name = (table == Table::Dead).then_some(name.as_bytes());
+    for part in [Some(id), key, Some(content_type), headers, data].into_iter().chain(name.map(Some)) {
         let length = part.map_or(u64::MAX, |part| part.len() as u64);
         crc.update(&length.to_le_bytes());
         crc.update(part.unwrap_or_default());
@@ -110,7 +116,7 @@ pub(crate) fn message(
     let headers = blob(row, first + 4, "headers")?;
     let data = blob(row, first + 5, "data")?;
     let expected = integer(row, first + 6, "checksum")?;
-    let crc = checksum(table, topic, number, time, id, key, content_type, headers, data);
+    let crc = checksum(table, topic, name, number, time, id, key, content_type, headers, data);
     if i64::from(crc) != expected {
         return Err(Damage(format!("its checksum is {crc:08x}, and it says {expected:08x}")));
     }

@@ -14,7 +14,7 @@ use millstream_core::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::effects::SqlEffect;
-use crate::member::{Behind, Counted, Member, Out, State};
+use crate::member::{Behind, Counted, Member, Out};
 use crate::progress::{ParkedRow, Progress};
 use crate::publish::Known;
 use crate::row::nanos;
@@ -110,6 +110,14 @@ impl Touched {
         Ok(ours)
     }
 
+    /// The member gave slots back in this transaction, with all that was done to them: nothing is to be stored for
+    /// them any more, and what was found out before does not hold.
+    pub(crate) fn given_back(&mut self, member: &Arc<Member>, which: impl Fn(usize) -> bool) {
+        let gone = number(member);
+        self.verified.retain(|(member, slot, _), _| *member != gone || !which(*slot));
+        self.slots.retain(|(member, slot), _| *member != gone || !which(*slot));
+    }
+
     /// Stores the progress of every slot that was touched; gives what is to be remembered once it is durable.
     pub(crate) fn store(&mut self, connection: &Connection) -> Result<Vec<(Arc<Member>, usize, Progress)>> {
         let mut stored = Vec::with_capacity(self.slots.len());
@@ -150,6 +158,15 @@ impl Touched {
             }
         }
         losers
+    }
+
+    /// All slots of a member are to be stored.
+    pub(crate) fn touch_all(&mut self, member: &Arc<Member>) {
+        let ours: Vec<usize> =
+            member.lock().slots.iter().enumerate().filter(|(_, s)| s.is_some()).map(|(i, _)| i).collect();
+        for slot in ours {
+            self.slot(member, slot);
+        }
     }
 
     /// A slot is to be stored as it is.
@@ -539,9 +556,4 @@ impl Failed {
             ),
         }
     }
-}
-
-/// A member's progress, with nothing done: for slots that are given back.
-pub(crate) fn as_it_is(state: &State, slot: usize) -> Option<Progress> {
-    state.progress(slot, &HashSet::new(), 0)
 }

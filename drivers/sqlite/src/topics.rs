@@ -13,7 +13,7 @@ fn failed(e: rusqlite::Error) -> Error {
 /// The topic of this name.
 pub(crate) fn find(connection: &Connection, name: &str) -> Result<Option<i64>> {
     connection
-        .prepare_cached("SELECT id FROM millstream_topic WHERE name = ?1")
+        .prepare_cached("SELECT id FROM millstream_topic NOT INDEXED WHERE name = ?1")
         .and_then(|mut s| s.query_row([name], |row| row.get(0)).optional())
         .map_err(|e| failed(e).topic(name))
 }
@@ -100,7 +100,7 @@ pub(crate) fn at_time(connection: &Connection, topic: i64, time: i64) -> Result<
 /// The group of this name.
 pub(crate) fn find_group(connection: &Connection, topic: i64, name: &str) -> Result<Option<i64>> {
     connection
-        .prepare_cached("SELECT id FROM millstream_group WHERE topic = ?1 AND name = ?2")
+        .prepare_cached("SELECT id FROM millstream_group NOT INDEXED WHERE topic = ?1 AND name = ?2")
         .and_then(|mut s| s.query_row(params![topic, name], |row| row.get(0)).optional())
         .map_err(|e| failed(e).group(name))
 }

@@ -119,8 +119,13 @@ async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
                 Load::Dead(load) => {
                     let letter = dead_letter(desk, route, load, max);
                     if route.native {
+                        let reservation = match trip.out.dedup {
+                            DedupStep::Confirm(mut reservations) | DedupStep::Release(mut reservations) => {
+                                reservations.pop()
+                            }
+                        };
                         desk.with(Instant::now(), |window| {
-                            window.left_as_dead(trip.out.index, Box::new(letter));
+                            window.left_as_dead(trip.out.index, Box::new(letter), reservation);
                         });
                         continue;
                     }

@@ -14,7 +14,7 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
     loop {
         let now = Instant::now();
         desk.with(now, |window| window.take_reserving(&mut wanted, &mut outworn));
-        if wanted.is_empty() {
+        if wanted.is_empty() && outworn.is_empty() {
             tokio::select! {
                 () = desk.reserver_bell.notified() => {}
                 () = desk.reached(Phase::Aborted) => return,
@@ -26,6 +26,9 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
         {
             // Their leases free them: until then their own messages find them busy.
             tracing::warn!(topic = %desk.info.topic, %error, "reservations could not be released");
+        }
+        if wanted.is_empty() {
+            continue;
         }
         let (places, keys): (Vec<_>, Vec<_>) = wanted.drain(..).unzip();
         match store.reserve(keys, desk.policy.dedup_lease).await {

@@ -51,21 +51,20 @@ impl Window {
             tracing::info!(topic = %item.message.topic, "the outage is over: a message was handled");
         }
         self.counts.handled(1 + rest.len() as u64);
-        let mut reservations: Vec<_> = self.entries[index as usize].reservation.take().into_iter().collect();
-        for (other, _) in &rest {
-            reservations.extend(self.entries[*other as usize].reservation.take());
-        }
         let mut effects = effects;
-        if self.rules.effects
-            && let Some(store) = &self.rules.policy.dedup
-        {
-            reservations.retain(|reservation| match store.confirm_as_effect(reservation) {
+        let mut reservations = Vec::new();
+        let store = self.rules.policy.dedup.as_ref().filter(|_| self.rules.effects);
+        for one in std::iter::once(index).chain(rest.iter().map(|(other, _)| *other)) {
+            let entry = &mut self.entries[one as usize];
+            let Some(reservation) = entry.reservation.take() else { continue };
+            match store.and_then(|store| store.confirm_as_effect(&reservation)) {
                 Some(effect) => {
                     effects.push(effect);
-                    false
+                    // Kept: if the transaction comes to nothing, it is to be released.
+                    entry.reservation = Some(reservation);
                 }
-                None => true,
-            });
+                None => reservations.push(reservation),
+            }
         }
         let plain = emit.is_empty() && reservations.is_empty() && effects.is_empty();
         if plain {

@@ -1,6 +1,6 @@
 //! Leaving: what must be written, confirmed, before a message may be settled.
 
-use millstream_core::{Error, Message, Settlement, Verdict};
+use millstream_core::{Error, Message, Reservation, Settlement, Verdict};
 use tokio::time::Instant;
 
 use super::lanes::{Index, NONE};
@@ -91,9 +91,16 @@ impl Window {
     }
 
     /// A dead letter was built that the driver stores itself, with the acknowledgement.
-    pub(crate) fn left_as_dead(&mut self, index: Index, letter: Box<Message>) {
+    pub(crate) fn left_as_dead(
+        &mut self,
+        index: Index,
+        letter: Box<Message>,
+        reservation: Option<Reservation>,
+    ) {
         self.leaving -= 1;
         let Some(entry) = self.entries.get_mut(index as usize) else { return };
+        // Released once the letter is stored, or the message is somebody else's.
+        entry.reservation = reservation;
         let Some(token) = entry.token.take() else { return };
         entry.stage = Stage::Settling;
         let (input, partition, lease_until) = (entry.input, entry.partition, entry.lease_until);

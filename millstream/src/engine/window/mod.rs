@@ -141,7 +141,7 @@ impl Window {
         }
         Wants {
             runners: !self.ready.is_empty() && self.may_start(now) > 0 && self.batch_is_due(now),
-            reserver: !self.reserving.is_empty(),
+            reserver: !self.reserving.is_empty() || !self.outworn.is_empty(),
             outbound: [0, 1, 2].map(|way: usize| !self.outgoing[way].is_empty()),
             settlers: [
                 !self.settlements[0].is_empty() || !self.marks.is_empty(),

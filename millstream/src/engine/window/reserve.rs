@@ -32,8 +32,8 @@ impl Window {
         match answer {
             Some(Reserve::Reserved(reservation)) => {
                 if stale {
-                    // Purged in the meantime: the lease frees it.
-                    drop(reservation);
+                    // Purged in the meantime.
+                    self.outworn.push(reservation);
                     return;
                 }
                 let entry = &mut self.entries[index as usize];

@@ -128,6 +128,7 @@ impl Window {
         outcome: Settled,
         now: Instant,
     ) -> Option<Outward> {
+        let done = outcome.is_done();
         match outcome {
             Settled::Failed { settlement, error } => {
                 tracing::debug!(error = %error, "a settlement failed and is sent again");
@@ -153,8 +154,14 @@ impl Window {
         if let Some(index) = tag.waits
             && let Some(mut entry) = self.remove(index, now)
         {
+            let mut reservations: Vec<_> = entry.reservation.take().into_iter().collect();
             for other in entry.extra.take().map(|e| e.followers).unwrap_or_default() {
+                reservations.extend(self.entries.get_mut(other as usize).and_then(|e| e.reservation.take()));
                 self.complete(other, Then::Ack, now);
+            }
+            if !done || tag.dead {
+                // Whoever gets it next must not wait for their leases.
+                self.outworn.append(&mut reservations);
             }
         }
         self.wake_pump |= self.closing || self.has_revocations();
@@ -166,10 +173,12 @@ impl Window {
         let Some(entry) = self.entries.get_mut(index as usize) else { return };
         let Some(item) = entry.item.take() else { return };
         entry.token = Some(Token::new(entry.id.partition, entry.id.epoch, entry.id.id));
+        self.outworn.extend(entry.reservation.take());
         let followers = entry.extra.take().map(|e| e.followers).unwrap_or_default();
         for other in &followers {
             let other = &mut self.entries[*other as usize];
             other.token = Some(Token::new(other.id.partition, other.id.epoch, other.id.id));
+            self.outworn.extend(other.reservation.take());
         }
         self.counts.handled_total = self.counts.handled_total.saturating_sub(1 + followers.len() as u64);
         if followers.is_empty() {
