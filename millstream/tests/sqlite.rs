@@ -152,6 +152,30 @@ async fn a_copy_is_suppressed_by_the_row_that_committed_with_the_first_ones_effe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_whose_sql_failed_does_not_make_the_next_one_a_copy() {
+    // Given a store that shares no transaction with the file, and SQL that fails the first time.
+    async fn book_late(payment: Payment, transaction: Transaction, Attempt(attempt): Attempt) -> Outcome {
+        let cents = if attempt == 1 { -payment.cents } else { payment.cents };
+        transaction.execute(BOOK, (payment.account, cents))?;
+        Ok(())
+    }
+    let bank = Bank::new().await;
+    let bus = bank.bus();
+    for n in 1..=10 {
+        for _ in 0..2 {
+            let payment = Payment { account: format!("account {n}"), cents: n };
+            bus.publish_with(&payment, PublishOptions::new().id(format!("payment-{n}"))).await.unwrap();
+        }
+    }
+    let handler = book_late.group("books").retry(Retry::exponential(1.ms(), 5.ms()).attempts(3));
+    // When all have come to an end.
+    let counts = run(bus.subscribe(handler.deduplicate(EmbeddedDedupStore::new(100))), 20).await;
+    // Then each is booked once, and only its copy was suppressed.
+    assert_eq!((counts.handled, counts.duplicates, counts.dead_lettered), (10, 10, 0));
+    assert_eq!(bank.number("SELECT sum(cents) FROM balances"), 55);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_fails_for_good_leaves_no_effect() {
     async fn refuse(payment: Payment, transaction: Transaction) -> Outcome {
         transaction.execute(BOOK, (payment.account, payment.cents))?;

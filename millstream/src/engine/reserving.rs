@@ -1,6 +1,8 @@
-//! Asking the deduplication store, in batches, before anything runs.
+//! Asking the deduplication store, in batches, before anything runs; and telling it what came of messages whose
+//! effects were settled with them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_core::erased::DynDedupStore;
 use tokio::time::Instant;
@@ -8,13 +10,17 @@ use tokio::time::Instant;
 use super::desk::{Desk, Phase};
 use super::faults::Place;
 
+/// How soon a store that could not be told is told again.
+const AGAIN: Duration = Duration::from_millis(500);
+
 pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
     let mut wanted = Vec::new();
     let mut outworn = Vec::new();
+    let mut to_confirm = Vec::new();
     loop {
         let now = Instant::now();
-        desk.with(now, |window| window.take_reserving(&mut wanted, &mut outworn));
-        if wanted.is_empty() && outworn.is_empty() {
+        desk.with(now, |window| window.take_reserving(&mut wanted, &mut outworn, &mut to_confirm));
+        if wanted.is_empty() && outworn.is_empty() && to_confirm.is_empty() {
             tokio::select! {
                 () = desk.reserver_bell.notified() => {}
                 () = desk.reached(Phase::Aborted) => return,
@@ -26,6 +32,33 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
         {
             // Their leases free them: until then their own messages find them busy.
             tracing::warn!(topic = %desk.info.topic, %error, "reservations could not be released");
+        }
+        if !to_confirm.is_empty() {
+            match store.confirm(&to_confirm).await {
+                Ok(_) => {
+                    desk.faults.clear(Place::Dedup);
+                    to_confirm.clear();
+                    desk.with(Instant::now(), |window| window.confirmed());
+                }
+                Err(error) => {
+                    // A copy must not pass because of this: nothing new is reserved before.
+                    if desk.faults.set(Place::Dedup, &error) {
+                        tracing::error!(topic = %desk.info.topic, %error,
+                            "the deduplication store cannot be told what was handled: messages wait");
+                    }
+                    let now = Instant::now();
+                    desk.with(now, |window| {
+                        for (index, _) in wanted.drain(..) {
+                            window.reserved(index, None, now);
+                        }
+                    });
+                    tokio::select! {
+                        () = tokio::time::sleep(AGAIN) => {}
+                        () = desk.reached(Phase::Aborted) => return,
+                    }
+                    continue;
+                }
+            }
         }
         if wanted.is_empty() {
             continue;

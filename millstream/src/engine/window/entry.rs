@@ -95,4 +95,6 @@ pub(super) struct Entry {
 pub(super) struct Extra {
     pub(super) effects: Effects,
     pub(super) followers: Vec<Index>,
+    /// Its reservation, and those of the others, are confirmed once it is settled.
+    pub(super) confirms: bool,
 }

@@ -63,6 +63,11 @@ impl Window {
                     // Kept: if the transaction comes to nothing, it is to be released.
                     entry.reservation = Some(reservation);
                 }
+                // Effects may still be undone, and then the next attempt must not pass for a copy.
+                None if !effects.is_empty() => {
+                    entry.reservation = Some(reservation);
+                    self.entries[index as usize].extra.get_or_insert_default().confirms = true;
+                }
                 None => reservations.push(reservation),
             }
         }

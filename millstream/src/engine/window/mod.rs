@@ -67,6 +67,10 @@ pub(crate) struct Window {
     reserving: Vec<Index>,
     /// Reservations that are too old to run on, to be released before they are asked for again.
     outworn: Vec<Reservation>,
+    /// Reservations of messages that are settled with their effects.
+    to_confirm: Vec<Reservation>,
+    /// Some of those are with the store.
+    confirming: bool,
     timers: BinaryHeap<Reverse<(Instant, Index, u32)>>,
     stamp: u32,
     running: usize,
@@ -105,6 +109,8 @@ impl Window {
             ready: VecDeque::new(),
             reserving: Vec::new(),
             outworn: Vec::new(),
+            to_confirm: Vec::new(),
+            confirming: false,
             timers: BinaryHeap::new(),
             stamp: 0,
             running: 0,
@@ -141,7 +147,7 @@ impl Window {
         }
         Wants {
             runners: !self.ready.is_empty() && self.may_start(now) > 0 && self.batch_is_due(now),
-            reserver: !self.reserving.is_empty() || !self.outworn.is_empty(),
+            reserver: !self.reserving.is_empty() || !self.outworn.is_empty() || !self.to_confirm.is_empty(),
             outbound: [0, 1, 2].map(|way: usize| !self.outgoing[way].is_empty()),
             settlers: [
                 !self.settlements[0].is_empty() || !self.marks.is_empty(),
@@ -287,7 +293,8 @@ impl Window {
 
     /// Whether nothing runs, leaves or waits for the broker.
     pub(crate) fn is_drained(&self) -> bool {
-        self.running == 0 && self.leaving == 0 && self.unsettled == 0
+        let confirmed = self.to_confirm.is_empty() && !self.confirming;
+        self.running == 0 && self.leaving == 0 && self.unsettled == 0 && confirmed
     }
 
     /// Whether there is nothing at all: for subscriptions with an end.

@@ -9,13 +9,16 @@ use super::lanes::Index;
 use super::{Stage, Then, Window};
 
 impl Window {
-    /// What wants a reservation: its index and its key; and those to be released before.
+    /// What wants a reservation: its index and its key; and those to be released and confirmed before.
     pub(crate) fn take_reserving(
         &mut self,
         into: &mut Vec<(Index, DedupKey)>,
         outworn: &mut Vec<Reservation>,
+        to_confirm: &mut Vec<Reservation>,
     ) {
         outworn.append(&mut self.outworn);
+        to_confirm.append(&mut self.to_confirm);
+        self.confirming = !to_confirm.is_empty();
         let group = self.rules.group.clone().unwrap_or_default();
         for index in self.reserving.drain(..) {
             let Some(entry) = self.entries.get(index as usize).filter(|e| e.stage == Stage::Reserving) else {
@@ -24,6 +27,12 @@ impl Window {
             let Some(item) = &entry.item else { continue };
             into.push((index, dedup_key(group.clone(), &item.message)));
         }
+    }
+
+    /// What was to be confirmed is.
+    pub(crate) fn confirmed(&mut self) {
+        self.confirming = false;
+        self.wake_pump |= self.closing;
     }
 
     /// The store's answers, in order. `None`: it could not be asked; ask again after a while.

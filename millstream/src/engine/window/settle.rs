@@ -155,13 +155,16 @@ impl Window {
             && let Some(mut entry) = self.remove(index, now)
         {
             let mut reservations: Vec<_> = entry.reservation.take().into_iter().collect();
-            for other in entry.extra.take().map(|e| e.followers).unwrap_or_default() {
+            let extra = entry.extra.take().map(|e| *e).unwrap_or_default();
+            for other in extra.followers {
                 reservations.extend(self.entries.get_mut(other as usize).and_then(|e| e.reservation.take()));
                 self.complete(other, Then::Ack, now);
             }
             if !done || tag.dead {
                 // Whoever gets it next must not wait for their leases.
                 self.outworn.append(&mut reservations);
+            } else if extra.confirms {
+                self.to_confirm.append(&mut reservations);
             }
         }
         self.wake_pump |= self.closing || self.has_revocations();
