@@ -5,7 +5,7 @@ use std::time::Duration;
 use millstream_core::{Connection, Driver, Endpoint, Error, ErrorKind, Result};
 
 use crate::open::{self, Create};
-use crate::{Retention, SqliteStore};
+use crate::{Retention, SqliteStore, SqliteStoreBuilder};
 
 const PARAMETERS: &[&str] =
     &["create", "lease", "busy_timeout", "retention_age", "retention_size", "max_message"];
@@ -29,8 +29,20 @@ pub fn driver() -> Driver {
 }
 
 async fn connect(endpoint: Endpoint) -> Result<Connection> {
+    Ok(builder(&endpoint)?.open().await?.connection())
+}
+
+/// What a URL says.
+///
+/// # Errors
+/// [`InvalidConfig`](ErrorKind::InvalidConfig) for what is no such URL.
+pub(crate) fn builder(endpoint: &Endpoint) -> Result<SqliteStoreBuilder> {
+    if endpoint.scheme() != "sqlite" {
+        return Err(Error::new(ErrorKind::InvalidConfig, "the URL is none of sqlite://")
+            .fix("write it as sqlite://app.db"));
+    }
     endpoint.only_params(PARAMETERS)?;
-    let mut builder = SqliteStore::builder(open::path_of(&endpoint)?);
+    let mut builder = SqliteStore::builder(open::path_of(endpoint)?);
     match endpoint.param("create") {
         None | Some("missing") => {}
         Some("empty") => builder = builder.create(Create::Empty),
@@ -43,16 +55,16 @@ async fn connect(endpoint: Endpoint) -> Result<Connection> {
             .fix("say missing, empty or never"));
         }
     }
-    if let Some(lease) = duration(&endpoint, "lease")? {
+    if let Some(lease) = duration(endpoint, "lease")? {
         builder = builder.lease(lease);
     }
-    if let Some(timeout) = duration(&endpoint, "busy_timeout")? {
+    if let Some(timeout) = duration(endpoint, "busy_timeout")? {
         builder = builder.busy_timeout(timeout);
     }
     let mut retention = Retention::default();
     if endpoint.param("retention_age") == Some("forever") {
         retention.age = None;
-    } else if let Some(age) = duration(&endpoint, "retention_age")? {
+    } else if let Some(age) = duration(endpoint, "retention_age")? {
         retention.age = Some(age);
     }
     retention.size = endpoint.parsed("retention_size")?;
@@ -60,7 +72,7 @@ async fn connect(endpoint: Endpoint) -> Result<Connection> {
     if let Some(bytes) = endpoint.parsed("max_message")? {
         builder = builder.max_message(bytes);
     }
-    Ok(builder.open().await?.connection())
+    Ok(builder)
 }
 
 fn duration(endpoint: &Endpoint, name: &str) -> Result<Option<Duration>> {

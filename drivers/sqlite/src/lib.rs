@@ -68,7 +68,7 @@ pub use dedup::SqliteDedupStore;
 pub use driver::driver;
 pub use effects::{Parameters, SqlEffect};
 pub use open::Create;
-pub use reader::{SqliteLeases, SqliteReader, SqliteSettler, SqliteSource};
+pub use reader::{SqliteReader, SqliteSettler, SqliteSource};
 pub use retention::Retention;
 pub use rusqlite;
 pub use store::{SqliteStore, SqliteStoreBuilder};

@@ -322,12 +322,6 @@ impl Member {
         }
         if state.at_end(self.end) { Taken::End } else { Taken::Nothing }
     }
-
-    /// Whether a token is still good.
-    pub(crate) fn holds(&self, id: TokenId) -> bool {
-        let state = self.lock();
-        state.valid_until > clock::since_boot() && state.out.get(&id.id).is_some_and(|out| state.owns(out))
-    }
 }
 
 impl State {

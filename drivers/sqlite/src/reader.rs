@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use millstream_core::{
     Assignment, Capabilities, DeadLetters, Delivery, Durability, End, Epoch, Error, ErrorKind, Exclusivity,
-    Leases, OpenRequest, Opened, Order, Parking, PartitionId, Read, ReadLimits, Reader, Result, SettleMode,
-    Settled, Settlement, Settler, Source, Start, Starts, TokenId,
+    NoLeases, OpenRequest, Opened, Order, Parking, PartitionId, Read, ReadLimits, Reader, Result, SettleMode,
+    Settled, Settlement, Settler, Source, Start, Starts,
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -64,7 +64,7 @@ fn find(connection: &Connection, request: &OpenRequest) -> Result<Found> {
 impl Reader for SqliteReader {
     type Source = SqliteSource;
     type Settler = SqliteSettler;
-    type Leases = SqliteLeases;
+    type Leases = NoLeases;
 
     fn capabilities(&self) -> Capabilities {
         let mut can = Capabilities::minimal();
@@ -83,7 +83,7 @@ impl Reader for SqliteReader {
         can
     }
 
-    async fn open(&self, request: OpenRequest) -> Result<Opened<SqliteSource, SqliteSettler, SqliteLeases>> {
+    async fn open(&self, request: OpenRequest) -> Result<Opened<SqliteSource, SqliteSettler, NoLeases>> {
         let located = |error: Error| match &request.group {
             Some(group) => error.topic(&*request.topic).group(&**group),
             None => error.topic(&*request.topic),
@@ -115,12 +115,8 @@ impl Reader for SqliteReader {
         }
         shared.add_member(&membership.member);
         shared.reader_bell.ring_from_outside();
-        let lease = shared.settings.lease;
         let source = SqliteSource { membership: Arc::clone(&membership), closed: false };
-        let leases = SqliteLeases { membership: Arc::clone(&membership) };
-        let grouped = membership.member.group.is_some();
-        let opened = Opened::new(source, SqliteSettler { membership });
-        Ok(if grouped { opened.with_leases(lease, leases) } else { opened })
+        Ok(Opened::new(source, SqliteSettler { membership }))
     }
 }
 
@@ -263,22 +259,5 @@ impl Drop for SqliteSettler {
         if self.membership.member.group.is_some() && !self.membership.is_left() {
             self.membership.leave(None);
         }
-    }
-}
-
-/// Says which deliveries are still ours. The leases themselves are renewed by the writing thread, which no runtime
-/// can hold up.
-#[derive(Debug)]
-pub struct SqliteLeases {
-    membership: Arc<Membership>,
-}
-
-impl Leases for SqliteLeases {
-    async fn connect(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    async fn extend(&mut self, held: &[TokenId]) -> Result<Vec<bool>> {
-        Ok(held.iter().map(|id| self.membership.member.holds(*id)).collect())
     }
 }

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{Connection, Error, ErrorKind, Result};
+use millstream_core::{Connection, Endpoint, Error, ErrorKind, Result};
 
 use crate::admin::SqliteAdmin;
 use crate::dedup::SqliteDedupStore;
 use crate::hub::{Hub, Settings};
 use crate::open::{self, Create};
 use crate::retention::Retention;
-use crate::{SqliteReader, SqliteWriter};
+use crate::{SqliteReader, SqliteWriter, driver};
 
 /// A file with topics, open. Cloning shares it; it is closed when the last clone and the last part of it are gone.
 ///
@@ -55,6 +55,15 @@ impl SqliteStore {
     /// As [`SqliteStoreBuilder::open`].
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
         Self::builder(path).open().await
+    }
+
+    /// Opens a file by its URL, with its parameters: what `Bus::connect` does, for who needs more of the file than a
+    /// bus, such as its deduplication store.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for what is no `sqlite://` URL; as [`SqliteStoreBuilder::open`].
+    pub async fn connect(url: &str) -> Result<Self> {
+        driver::builder(&Endpoint::parse(url)?)?.open().await
     }
 
     /// Opens subscriptions.

@@ -75,10 +75,7 @@ pub(super) async fn open(engine: &Engine, spec: Spec) -> Result<Parts> {
         None => e.topic(&*info.topic),
     };
     let main = engine.reader.open(open).await.map_err(locate)?;
-    // A driver whose deliveries are ours as long as we are a member judges that itself, by the same clock for all of
-    // them: what was given up here alone it would take for ours still, and never deliver again.
-    let plan = main.leases.as_ref().filter(|_| capabilities.lease.is_some());
-    let lease = plan.map(|plan| plan.duration);
+    let lease = main.leases.as_ref().map(|plan| plan.duration);
     let clock = match engine.settings.time {
         TimeSource::System => Clock::System,
         TimeSource::Runtime => Clock::runtime(),

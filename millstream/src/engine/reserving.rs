@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::desk::{Desk, Phase};
 use super::faults::Place;
+use super::window::Window;
 
 /// How soon a store that could not be told is told again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -38,7 +39,7 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
                 Ok(_) => {
                     desk.faults.clear(Place::Dedup);
                     to_confirm.clear();
-                    desk.with(Instant::now(), |window| window.confirmed());
+                    desk.with(Instant::now(), Window::confirmed);
                 }
                 Err(error) => {
                     // A copy must not pass because of this: nothing new is reserved before.

@@ -9,9 +9,7 @@ use millstream_core::{
     Delivery, Effect, Message, OpenRequest, Opened, Park, ParkNote, Read, ReadLimits, Reader, Result,
     Settled, Settlement, Settler, Source, Verdict, Writer,
 };
-use millstream_sqlite::{
-    SqlEffect, SqliteLeases, SqliteSettler, SqliteSource, SqliteStore, SqliteStoreBuilder, rusqlite,
-};
+use millstream_sqlite::{SqlEffect, SqliteSettler, SqliteSource, SqliteStore, SqliteStoreBuilder, rusqlite};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -67,7 +65,6 @@ impl File {
 pub(crate) struct Member {
     pub(crate) source: SqliteSource,
     pub(crate) settler: SqliteSettler,
-    pub(crate) leases: Option<SqliteLeases>,
 }
 
 pub(crate) fn request() -> OpenRequest {
@@ -75,8 +72,8 @@ pub(crate) fn request() -> OpenRequest {
 }
 
 pub(crate) async fn open(store: &SqliteStore, request: OpenRequest) -> Member {
-    let Opened { source, settler, leases, .. } = store.reader().open(request).await.unwrap();
-    Member { source, settler, leases: leases.map(|plan| plan.leases) }
+    let Opened { source, settler, .. } = store.reader().open(request).await.unwrap();
+    Member { source, settler }
 }
 
 /// A member of the usual group on the usual topic.
