@@ -15,7 +15,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), millstream::Error> {
-//!     let bus = Bus::connect("memory://").await?;
+//!     let bus = Bus::connect("sqlite://app.db").await?;      // one file, no server
 //!     bus.publish(&UserCreated { user_id: "1".into(), display_name: "Ada".into() }).await?;
 //!
 //!     bus.with_state(Mailer::new())

@@ -237,6 +237,23 @@ impl Check {
         for table in tables {
             self.report.problem(None, None, format!("{table} holds messages of a topic whose name is lost"));
         }
+        for (table, what) in [("millstream_slot", "progress"), ("millstream_parked", "parked messages")] {
+            let sql = format!(
+                "SELECT DISTINCT grp FROM {table} WHERE grp NOT IN (SELECT id FROM millstream_group NOT INDEXED)"
+            );
+            let groups: Vec<i64> = self
+                .connection
+                .prepare(&sql)
+                .and_then(|mut s| s.query_map([], |row| row.get(0))?.collect())
+                .map_err(failed)?;
+            for group in groups {
+                self.report.problem(
+                    None,
+                    None,
+                    format!("{table} holds {what} of the group {group}, whose name is lost"),
+                );
+            }
+        }
         Ok(())
     }
 
@@ -565,6 +582,14 @@ mod tests {
             let problems = file.problems();
             assert!(problems.iter().any(|problem| problem.contains(what)), "{sql}: {problems:?}");
         }
+    }
+
+    #[test]
+    fn progress_of_a_group_whose_name_is_lost_is_named() {
+        let file = file();
+        file.change("DELETE FROM millstream_group");
+        let problems = file.problems();
+        assert!(problems.iter().any(|p| p.contains("whose name is lost")), "{problems:?}");
     }
 
     #[test]
