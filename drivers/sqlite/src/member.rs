@@ -473,7 +473,12 @@ impl State {
         let mut wanted = Wanted {
             messages: room,
             bytes: if empty { bytes.max(1) } else { bytes },
-            slots: self.slots.iter().map(|slot| slot.as_ref().map(|s| s.epoch)).collect(),
+            // Not those that others are to have: where reading starts does not look at them.
+            slots: self
+                .slots
+                .iter()
+                .map(|slot| slot.as_ref().filter(|s| !s.wanted).map(|s| s.epoch))
+                .collect(),
             ..Wanted::default()
         };
         for seq in self.again.iter().take(room) {
@@ -546,6 +551,15 @@ impl State {
             }
         }
         let Some(message) = message else { return };
+        if single.park.is_some() {
+            let key = LaneKey::of(message.key.as_ref(), single.seq);
+            let Some(lane) = slot.lanes.get_mut(&key) else { return };
+            // Others are to have it, or had it wanted in between: it is read again when it stays.
+            lane.busy = !slot.wanted;
+            if slot.wanted {
+                return;
+            }
+        }
         if single.park.is_none()
             && let Some(key) = message.lane_key()
             && let Some(lane) = slot.lanes.get_mut(&LaneKey::Key(key.clone()))
@@ -878,4 +892,66 @@ pub(crate) fn behind_note() -> ParkNote {
 /// A note from its columns.
 pub(crate) fn note(attempts: u32, first_failure: Option<i64>, error: String) -> ParkNote {
     ParkNote { attempts, first_failure: first_failure.map(system_time), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { messages: 100, bytes: 1 << 20 };
+
+    /// A member that has all slots, each seen up to a number of its own.
+    fn member(seen: impl Fn(usize) -> u64) -> Member {
+        let topic = Topic { id: 1, name: "t".into(), last: AtomicU64::new(1_000) };
+        let member = Member::new(Arc::new(topic), None, false, BOUNDS, None);
+        let mut state = member.lock();
+        for slot in 0..SLOTS {
+            state.claimed(slot, 1, &Progress { front: seen(slot), ..Progress::default() }, Vec::new(), 0);
+        }
+        state.valid_until = i64::MAX;
+        drop(state);
+        member
+    }
+
+    fn message(key: &str) -> Message {
+        Message::new("t", "x").with_key(key.to_owned())
+    }
+
+    #[test]
+    fn a_slot_that_others_wanted_for_a_moment_misses_nothing() {
+        // Given a slot that has seen less than the others, and is to be given back.
+        let member = member(|slot| if slot == 0 { 5 } else { 500 });
+        member.lock().want_back(1);
+        let wanted = member.wanted(Instant::now()).unwrap();
+        assert_eq!(wanted.from, Some(500));
+        // When it stays after all while a block is read, from behind what it has not seen.
+        member.lock().want_back(0);
+        assert_eq!(wanted.slots[0], None, "the block is not for it");
+        member.lock().looked_at(1_000, &wanted.slots);
+        // Then reading goes back to where it was.
+        assert_eq!(member.wanted(Instant::now()).unwrap().from, Some(5));
+    }
+
+    #[test]
+    fn what_comes_out_of_a_park_while_its_slot_is_wanted_comes_once() {
+        // Given a parked message that is due and being read.
+        let member = member(|_| 1_000);
+        let slot = crate::row::slot_of(Some(b"k"), 7);
+        let parked =
+            ParkedMessage { seq: 7, key: Some("k".into()), note: behind_note(), deliveries: 0, due: None };
+        let progress = Progress { front: 1_000, parked: 1, ..Progress::default() };
+        member.lock().claimed(slot, 2, &progress, vec![parked], 0);
+        let single = member.wanted(Instant::now()).unwrap().single.remove(0);
+        // When its slot is wanted for a moment before it arrives.
+        member.lock().want_back(SLOTS);
+        member.lock().want_back(0);
+        member.lock().arrived_single(&single, Some(message("k")));
+        // Then it is not read a second time.
+        assert!(member.wanted(Instant::now()).is_none());
+        // And when its slot is still wanted, it is not handed out here.
+        member.lock().want_back(SLOTS);
+        member.lock().arrived_single(&single, Some(message("k")));
+        let counted = member.lock().count_ahead();
+        assert!(counted.is_empty(), "{counted:?}");
+    }
 }

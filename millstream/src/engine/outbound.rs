@@ -16,6 +16,7 @@ use super::backoff::Backoff;
 use super::desk::{Desk, Phase};
 use super::faults::Place;
 use super::park;
+use super::reserving::copies;
 use super::settings::Settings;
 use super::window::{DeadLoad, DedupStep, Load, Outgoing, Way};
 use crate::dead_letters::{Dying, host};
@@ -268,11 +269,12 @@ async fn dedup(desk: &Desk, going: &mut [Trip]) {
             DedupStep::Release(reservations) => release.append(reservations),
         }
     }
-    if !release.is_empty()
-        && let Err(error) = store.release(release).await
-    {
-        // Their leases free them.
-        tracing::warn!(topic = %desk.info.topic, %error, "reservations could not be released");
+    if !release.is_empty() {
+        let again = copies(&release);
+        if let Err(error) = store.release(release).await {
+            tracing::debug!(topic = %desk.info.topic, %error, "reservations could not be released; trying again");
+            desk.with(Instant::now(), |window| window.release_later(again));
+        }
     }
     // An effect is in the world and not yet remembered: ask until it is.
     let mut backoff = Backoff::default();

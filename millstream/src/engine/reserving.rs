@@ -4,12 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_core::Reservation;
 use millstream_core::erased::DynDedupStore;
 use tokio::time::Instant;
 
 use super::desk::{Desk, Phase};
 use super::faults::Place;
 use super::window::Window;
+
+/// The same reservations once more, to be released once more.
+pub(super) fn copies(reservations: &[Reservation]) -> Vec<Reservation> {
+    reservations.iter().map(|one| Reservation { key: one.key.clone(), owner: one.owner }).collect()
+}
 
 /// How soon a store that could not be told is told again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -28,11 +34,19 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
             }
             continue;
         }
-        if !outworn.is_empty()
-            && let Err(error) = store.release(std::mem::take(&mut outworn)).await
-        {
-            // Their leases free them: until then their own messages find them busy.
-            tracing::warn!(topic = %desk.info.topic, %error, "reservations could not be released");
+        if !outworn.is_empty() {
+            let again = copies(&outworn);
+            if let Err(error) = store.release(std::mem::take(&mut outworn)).await {
+                // Until they are, or their leases end, their own messages find them busy.
+                tracing::debug!(topic = %desk.info.topic, %error, "reservations could not be released; trying again");
+                outworn = again;
+                if wanted.is_empty() {
+                    tokio::select! {
+                        () = tokio::time::sleep(AGAIN) => {}
+                        () = desk.reached(Phase::Aborted) => return,
+                    }
+                }
+            }
         }
         if !to_confirm.is_empty() {
             match store.confirm(&to_confirm).await {

@@ -29,6 +29,11 @@ impl Window {
         }
     }
 
+    /// These could not be released now.
+    pub(crate) fn release_later(&mut self, mut reservations: Vec<Reservation>) {
+        self.outworn.append(&mut reservations);
+    }
+
     /// What was to be confirmed is.
     pub(crate) fn confirmed(&mut self) {
         self.confirming = false;
