@@ -5,7 +5,7 @@
 //! neither: each flight is added once.
 
 use std::error::Error;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use millstream::MessageId;
 use millstream::prelude::*;
 use millstream::sqlite::{SqliteStore, Transaction, rusqlite};
 
-use crate::{Flight, Sum, Sums, fails_first, publish};
+use crate::{Expected, Flight, Sum, Sums, fails_first, publish};
 
 /// The environment variable that makes this program one of the two processes, and names their file.
 pub(crate) const WORKER: &str = "MILLSTREAM_FLIGHTS_WORKER";
@@ -94,9 +94,49 @@ impl Drop for Worker {
     }
 }
 
+/// Who publishes the flights.
+pub(crate) enum Source {
+    /// This program, with copies and poison in between.
+    Itself(Vec<Flight>),
+    /// The program `millstream`, from lines of JSON.
+    Program { program: PathBuf, lines: Vec<u8>, count: u64 },
+}
+
+impl Source {
+    fn count(&self) -> u64 {
+        match self {
+            Self::Itself(flights) => flights.len() as u64,
+            Self::Program { count, .. } => *count,
+        }
+    }
+
+    async fn publish(self, bus: Publisher, url: String) -> Result<Expected, Box<dyn Error + Send + Sync>> {
+        match self {
+            Self::Itself(flights) => Ok(publish(&bus, &flights).await?),
+            Self::Program { program, lines, count } => {
+                let piping = move || -> Result<Expected, Box<dyn Error + Send + Sync>> {
+                    let mut publishing = Command::new(program)
+                        .args(["publish", &url, "flights", "--key-field", "distance"])
+                        .stdin(Stdio::piped())
+                        .spawn()?;
+                    if let Some(mut input) = publishing.stdin.take() {
+                        input.write_all(&lines)?;
+                    }
+                    let status = publishing.wait()?;
+                    if !status.success() {
+                        return Err(format!("the program ended with {status}").into());
+                    }
+                    Ok(Expected { handled: count, ..Expected::default() })
+                };
+                tokio::task::spawn_blocking(piping).await?
+            }
+        }
+    }
+}
+
 /// Runs the flights through a file; gives the sums, and whether all else is as it must be. `program` is this one.
 pub(crate) async fn compare(
-    flights: Vec<Flight>,
+    source: Source,
     url: Option<&str>,
     kills: u32,
     program: impl Fn() -> Command + Send,
@@ -114,9 +154,8 @@ pub(crate) async fn compare(
     sums.execute_batch(TABLE).map_err(|e| format!("{}: {e}; name a new file", file.display()))?;
 
     let begun = Instant::now();
-    let total = flights.len() as u64;
-    let publisher = bus.publisher().clone();
-    let publishing = tokio::spawn(async move { publish(&publisher, &flights).await });
+    let total = source.count();
+    let publishing = tokio::spawn(source.publish(bus.publisher().clone(), url));
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
         workers.push(Worker::start(program(), &file)?);
@@ -129,7 +168,7 @@ pub(crate) async fn compare(
         worker.kill()?;
         *worker = Worker::start(program(), &file)?;
     }
-    let expected = publishing.await??;
+    let expected = publishing.await?.map_err(|error| error.to_string())?;
     drained(&bus).await?;
     let took = begun.elapsed();
     for worker in workers {
@@ -224,7 +263,7 @@ mod tests {
             command.args(["--exact", "killed::tests::worker", "--ignored", "--nocapture"]);
             command
         };
-        let (sums, counted) = compare(flights, None, 2, program).await.unwrap();
+        let (sums, counted) = compare(Source::Itself(flights), None, 2, program).await.unwrap();
         assert_eq!(sums, independent::sums(&json).unwrap());
         assert!(counted, "every poison message is a dead letter");
     }

@@ -12,6 +12,8 @@
 //! ```sh
 //! cargo run --release -p millstream-examples --example flights -- $(cargo xtask data) --kills 10
 //! ```
+//!
+//! With `--program target/release/millstream` that program publishes them, from lines of JSON.
 
 mod arguments;
 mod independent;
@@ -27,6 +29,7 @@ use millstream::{ByteString, PublishOptions};
 use serde::{Deserialize, Serialize};
 
 use arguments::Arguments;
+use killed::Source;
 
 /// A record of the file. What else it holds is not needed.
 #[derive(Event, Serialize, Deserialize)]
@@ -126,9 +129,20 @@ async fn main() -> ExitCode {
     }
 }
 
+/// The records as they are, a line each.
+fn lines(json: &[u8]) -> serde_json::Result<Vec<u8>> {
+    let records: Vec<serde_json::Value> = serde_json::from_slice(json)?;
+    let mut lines = Vec::with_capacity(json.len());
+    for record in records {
+        serde_json::to_writer(&mut lines, &record)?;
+        lines.push(b'\n');
+    }
+    Ok(lines)
+}
+
 /// Runs the flights of a file and says whether all is as it must be.
 async fn compare(arguments: Arguments) -> Result<bool, Box<dyn Error>> {
-    let Arguments { path, kills, url } = arguments;
+    let Arguments { path, kills, url, program } = arguments;
     let json = std::fs::read(&path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
     let wanted = independent::sums(&json)?;
     let flights: Vec<Flight> = serde_json::from_slice(&json)?;
@@ -136,7 +150,13 @@ async fn compare(arguments: Arguments) -> Result<bool, Box<dyn Error>> {
         None => memory::compare(&flights).await?,
         Some(kills) => {
             let this = std::env::current_exe()?;
-            killed::compare(flights, url.as_deref(), kills, || Command::new(&this)).await?
+            let source = match program {
+                None => Source::Itself(flights),
+                Some(program) => {
+                    Source::Program { program, lines: lines(&json)?, count: flights.len() as u64 }
+                }
+            };
+            killed::compare(source, url.as_deref(), kills, || Command::new(&this)).await?
         }
     };
     println!("from the file:      {}", totals(&wanted));

@@ -218,7 +218,14 @@ fn flights() -> Result<Done> {
     };
     flights().run()?;
     flights().args(["--kills", "10"]).run()?;
-    Ok(Done::checked("the sums are right, in memory and through two processes that are killed 10 times each"))
+    Run::cargo("build --release --bin millstream").run()?;
+    let folder = metadata()?["target_directory"].as_str().map(str::to_owned);
+    let folder = folder.ok_or("cargo metadata names no target_directory")?;
+    flights().args(["--kills", "10", "--program"]).arg(format!("{folder}/release/millstream")).run()?;
+    Ok(Done::checked(
+        "the sums are right, in memory and through two processes that are killed 10 times each, published by the \
+         example and by the program",
+    ))
 }
 
 fn demo() -> Result<Done> {
