@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::balance::{self, Balanced};
 use crate::hub::{Request, Shared, Work};
-use crate::member::{Behind, Counted, Member, Phase};
+use crate::member::{Behind, Counted, Member, Phase, Unreadable};
 use crate::open::{self, Identity, Role};
 use crate::publish::{self, Known};
 use crate::settle::{Batch, Desk, Fate, Savepoint, Touched};
@@ -51,6 +51,7 @@ pub(crate) fn run(shared: Arc<Shared>, connection: Connection, identity: Identit
         data_version: None,
         heartbeat: Instant::now(),
         next_due: None,
+        due_looked: Instant::now(),
         retention: Instant::now() + RETENTION_EVERY,
         written: 0,
         replaced: false,
@@ -107,6 +108,8 @@ struct Writer<'w> {
     heartbeat: Instant,
     /// When a delayed message is due, in wall-clock nanoseconds.
     next_due: Option<i64>,
+    /// When that was last looked up.
+    due_looked: Instant,
     retention: Instant,
     /// Bytes since a checkpoint was last asked for.
     written: usize,
@@ -138,6 +141,7 @@ enum Waiting {
     ParkedBehind {
         member: Arc<Member>,
         behind: Vec<Behind>,
+        unreadable: Vec<Unreadable>,
     },
     Counted {
         member: Arc<Member>,
@@ -191,8 +195,8 @@ impl Writer<'_> {
             return;
         }
         let Some(connection) = self.connection.take() else { return };
-        let due = self.is_due();
-        if requests.is_empty() && !due && !self.look_for_due(&connection) {
+        self.look_for_due(&connection);
+        if requests.is_empty() && !self.is_due() {
             self.connection = Some(connection);
             return;
         }
@@ -296,10 +300,7 @@ impl Writer<'_> {
                 }
             }
             if round.size >= MOST {
-                // The rest goes first in the next round.
-                for request in requests.drain(..) {
-                    self.shared.send(request);
-                }
+                self.shared.put_back(std::mem::take(requests));
                 break;
             }
             match self.shared.next_requests(Duration::ZERO) {
@@ -353,26 +354,37 @@ impl Writer<'_> {
             }
             Request::Work(mut work) => {
                 round.size += 1;
-                let ran = self.savepoint(connection, || work.run(connection))?;
-                match ran {
-                    Ok(()) => {
+                match self.savepoint(connection, || work.run(connection)) {
+                    Ok(Ok(())) => {
                         round.dirty = true;
                         round.waiting.push(Waiting::Worked(work));
+                        Ok(())
                     }
-                    Err(error) => work.end(Err(error)),
+                    Ok(Err(error)) => {
+                        work.end(Err(error));
+                        Ok(())
+                    }
+                    Err(Broken(error)) => {
+                        work.end(Err(Copy::of(&error).again()));
+                        Err(Broken(error))
+                    }
                 }
-                Ok(())
             }
             Request::Balance { member, reply } => self.balance(connection, &member, reply, round),
             Request::ParkBehind(member) => {
-                let behind = member.lock().to_park.clone();
-                if behind.is_empty() {
+                let (behind, unreadable) = {
+                    let state = member.lock();
+                    (state.to_park.clone(), state.unreadable.clone())
+                };
+                if behind.is_empty() && unreadable.is_empty() {
                     return Ok(());
                 }
                 round.size += behind.len();
-                let parked = self.desk(connection, &mut round.touched).park_behind(&member, &behind)?;
+                let mut desk = self.desk(connection, &mut round.touched);
+                let parked = desk.park_behind(&member, &behind)?;
+                desk.unpark(&member, &unreadable)?;
                 round.dirty = true;
-                round.waiting.push(Waiting::ParkedBehind { member, behind: parked });
+                round.waiting.push(Waiting::ParkedBehind { member, behind: parked, unreadable });
                 Ok(())
             }
             Request::CountAhead(member) => {
@@ -387,6 +399,8 @@ impl Writer<'_> {
                     let mut state = member.lock();
                     std::mem::replace(&mut state.phase, Phase::Left) == Phase::Left
                 };
+                // Whoever waits is told, also if it comes to nothing.
+                round.waiting.push(Waiting::Left { member: Arc::clone(&member), reply });
                 if !left {
                     // All its slots are stored first, with what was done to them in this round.
                     round.touched.touch_all(&member);
@@ -396,7 +410,6 @@ impl Writer<'_> {
                     round.dirty = true;
                     round.members = true;
                 }
-                round.waiting.push(Waiting::Left { member, reply });
                 Ok(())
             }
             Request::Quarantine { topic, seq, what } => {
@@ -492,10 +505,13 @@ impl Writer<'_> {
             || self.next_due.is_some_and(|due| due <= clock::wall())
     }
 
-    /// Looks whether others left delayed messages that are due.
-    fn look_for_due(&mut self, connection: &Connection) -> bool {
-        self.next_due = publish::next_due(connection).ok().flatten();
-        self.next_due.is_some_and(|due| due <= clock::wall())
+    /// Looks now and then when the next delayed message is due: others leave some, too.
+    fn look_for_due(&mut self, connection: &Connection) {
+        let now = Instant::now();
+        if self.due_looked + IDLE <= now {
+            self.due_looked = now;
+            self.next_due = publish::next_due(connection).ok().flatten();
+        }
     }
 
     fn timers(&mut self, connection: &Connection, round: &mut Round) -> Result<(), Broken> {
@@ -608,7 +624,11 @@ impl Writer<'_> {
                     member.lock().valid_until = balance::reliable(until, self.shared.settings.lease);
                     member.news.notify_one();
                 }
-                Waiting::ParkedBehind { member, behind } => member.lock().parked_behind(&behind),
+                Waiting::ParkedBehind { member, behind, unreadable } => {
+                    let mut state = member.lock();
+                    state.parked_behind(&behind);
+                    state.unparked(&unreadable);
+                }
                 Waiting::Counted { member, counted } => {
                     member.lock().stored(&counted);
                     member.news.notify_one();
@@ -661,12 +681,9 @@ impl Writer<'_> {
                 }
                 Waiting::Settled { batch, reply } => drop(reply.send(batch.undone(fate))),
                 Waiting::Worked(work) => work.end(Err(fate.error())),
-                Waiting::Balanced { balanced, reply } => {
+                Waiting::Balanced { reply, .. } => {
                     if let Some(reply) = reply {
                         let _ = reply.send(Err(fate.error()));
-                    } else if let Some(balanced) = balanced {
-                        // Its heartbeat, or the next look of the reader, tries it again.
-                        drop(balanced);
                     }
                 }
                 Waiting::Left { member, reply } => {
@@ -677,13 +694,9 @@ impl Writer<'_> {
                         None => self.shared.remove_member(&member),
                     }
                 }
-                Waiting::ParkedBehind { member, .. } => self.retry_later(Request::ParkBehind(member)),
-                Waiting::Counted { member, .. } => self.retry_later(Request::CountAhead(member)),
-                Waiting::Renewed { .. } => {}
+                // With its next look the reader asks for it again.
+                Waiting::ParkedBehind { .. } | Waiting::Counted { .. } | Waiting::Renewed { .. } => {}
             }
-        }
-        for member in round.again {
-            self.retry_later(Request::Balance { member, reply: None });
         }
     }
 
@@ -701,24 +714,12 @@ impl Writer<'_> {
                     drop(reply.send(Err(error())));
                 }
                 Request::Leave { reply: None, member } => self.shared.remove_member(&member),
-                Request::Balance { reply: None, .. } => {}
-                other if !self.replaced => self.retry_later(other),
-                _ => {}
+                // With its next look the reader asks for it again.
+                Request::Balance { reply: None, .. } | Request::ParkBehind(_) | Request::CountAhead(_) => {}
+                Request::Quarantine { topic, seq, what } => {
+                    tracing::error!(topic, seq, what, "a damaged message could not be put into quarantine");
+                }
             }
-        }
-    }
-
-    /// The reader asks for it again with its next look.
-    fn retry_later(&self, request: Request) {
-        match request {
-            Request::ParkBehind(member) | Request::CountAhead(member) => {
-                drop(member);
-                self.shared.reader_bell.ring_from_outside();
-            }
-            Request::Quarantine { topic, seq, what } => {
-                tracing::error!(topic, seq, what, "a damaged message could not be put into quarantine");
-            }
-            _ => {}
         }
     }
 }

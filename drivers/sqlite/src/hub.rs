@@ -91,7 +91,7 @@ pub(crate) enum Request {
         member: Arc<Member>,
         reply: Option<oneshot::Sender<Result<()>>>,
     },
-    /// Messages of parked keys are parked behind them.
+    /// Messages of parked keys are parked behind them, and what cannot be read any more leaves its park.
     ParkBehind(Arc<Member>),
     /// Deliveries are stored before they happen.
     CountAhead(Arc<Member>),
@@ -296,6 +296,14 @@ impl Shared {
             return None;
         }
         Some(std::mem::take(&mut queue.requests))
+    }
+
+    /// Hands back what had no place in a transaction: it goes first in the next.
+    pub(crate) fn put_back(&self, requests: VecDeque<Request>) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        for request in requests.into_iter().rev() {
+            queue.requests.push_front(request);
+        }
     }
 
     fn shut(&self) {

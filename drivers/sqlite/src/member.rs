@@ -87,6 +87,8 @@ pub(crate) struct State {
     again: BTreeSet<u64>,
     /// Messages whose key is parked, to be parked behind it durably.
     pub(crate) to_park: Vec<Behind>,
+    /// Parked messages that cannot be read, to be taken out of the park.
+    pub(crate) unreadable: Vec<Unreadable>,
     /// Slots were claimed, or could not be: before, the end cannot be told.
     pub(crate) settled_in: bool,
     /// What reading failed with, for the source to give.
@@ -197,6 +199,14 @@ pub(crate) struct Out {
     size: usize,
 }
 
+/// A parked message whose bytes are not what was written, or that is gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unreadable {
+    pub(crate) slot: usize,
+    pub(crate) epoch: i64,
+    pub(crate) seq: u64,
+}
+
 /// What the reading thread is to fetch for a member.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
@@ -267,6 +277,7 @@ impl Member {
                 next_token: 0,
                 again: BTreeSet::new(),
                 to_park: Vec::new(),
+                unreadable: Vec::new(),
                 settled_in: false,
                 failure: None,
                 phase: Phase::Open,
@@ -335,7 +346,7 @@ impl State {
         self.slots[out.slot].as_ref().is_some_and(|slot| slot.epoch == out.epoch)
     }
 
-    /// A slot is ours now. What is parked in it comes as `(seq, key, note, deliveries, due)`.
+    /// A slot is ours now, with what is parked in it.
     pub(crate) fn claimed(
         &mut self,
         slot: usize,
@@ -371,18 +382,18 @@ impl State {
     }
 
     /// A slot is no longer ours: what was read of it is forgotten, its tokens are lost.
-    pub(crate) fn drop_slot(&mut self, slot: usize) -> Option<Slot> {
-        let gone = self.slots[slot].take()?;
+    pub(crate) fn drop_slot(&mut self, slot: usize) {
+        let Some(gone) = self.slots[slot].take() else { return };
         self.forget_ready(|ready| ready.slot == slot);
         for seq in gone.pending.keys() {
             self.again.remove(seq);
         }
         self.to_park.retain(|behind| behind.slot != slot);
+        self.unreadable.retain(|one| one.slot != slot);
         let lost: Vec<u64> = self.out.iter().filter(|(_, out)| out.slot == slot).map(|(t, _)| *t).collect();
         for token in lost {
             self.end_out(token);
         }
-        Some(gone)
     }
 
     /// All slots are lost.
@@ -506,7 +517,7 @@ impl State {
         }
         let reading = self.slots.iter().flatten().filter(|slot| !slot.wanted);
         if let Some(from) = reading.map(|slot| slot.seen).min() {
-            wanted.until = end.map_or(last, |end| last.min(end - 1));
+            wanted.until = end.map_or(last, |end| last.min(end.saturating_sub(1)));
             wanted.from = Some(from).filter(|from| *from < wanted.until && wanted.single.len() < room);
         }
         (wanted.from.is_some() || !wanted.single.is_empty()).then_some(wanted)
@@ -550,7 +561,19 @@ impl State {
                 slot.pending.remove(&single.seq);
             }
         }
-        let Some(message) = message else { return };
+        let Some(message) = message else {
+            if single.park.is_some() {
+                // The next of its key comes at once.
+                slot.lanes.retain(|_, lane| {
+                    if lane.queue.remove(&single.seq).is_some() {
+                        (lane.busy, lane.due) = (false, None);
+                    }
+                    !lane.queue.is_empty()
+                });
+                self.unreadable.push(Unreadable { slot: single.slot, epoch: single.epoch, seq: single.seq });
+            }
+            return;
+        };
         if single.park.is_some() {
             let key = LaneKey::of(message.key.as_ref(), single.seq);
             let Some(lane) = slot.lanes.get_mut(&key) else { return };
@@ -858,6 +881,11 @@ impl State {
             let Some(slot) = current else { continue };
             slot.pending.remove(&one.seq);
         }
+    }
+
+    /// These have left the park, durably.
+    pub(crate) fn unparked(&mut self, unreadable: &[Unreadable]) {
+        self.unreadable.retain(|one| !unreadable.iter().any(|gone| gone.seq == one.seq));
     }
 
     /// Messages that the scheduler has.

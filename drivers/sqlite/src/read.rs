@@ -68,9 +68,10 @@ pub(crate) fn run(shared: &Arc<Shared>, connection: Connection) {
             (members_due, members_looked) = (false, Some(Instant::now()));
             look_at_members(shared, open, &members);
         }
-        // A block for each in turn, until nobody wants more.
+        // A block for each in turn, until nobody wants more; others' doings are looked at in between.
+        let begun = Instant::now();
         let mut more = true;
-        while more && !broken {
+        while more && !broken && begun.elapsed() < MEMBERS_EVERY {
             more = false;
             for member in &members {
                 let Some(wanted) = member.wanted(Instant::now()) else { continue };
@@ -83,6 +84,9 @@ pub(crate) fn run(shared: &Arc<Shared>, connection: Connection) {
                 }
                 ask(shared, member);
             }
+        }
+        if more {
+            shared.reader_bell.ring();
         }
         if broken {
             connection = None;
@@ -116,7 +120,7 @@ fn look_at_members(shared: &Arc<Shared>, connection: &Connection, members: &[Arc
 fn ask(shared: &Arc<Shared>, member: &Arc<Member>) {
     let (park, count) = {
         let state = member.lock();
-        (!state.to_park.is_empty(), state.is_uncertain())
+        (!state.to_park.is_empty() || !state.unreadable.is_empty(), state.is_uncertain())
     };
     if park {
         shared.send(Request::ParkBehind(Arc::clone(member)));

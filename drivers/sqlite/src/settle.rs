@@ -14,7 +14,7 @@ use millstream_core::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::effects::SqlEffect;
-use crate::member::{Behind, Counted, Member, Out};
+use crate::member::{Behind, Counted, Member, Out, Unreadable};
 use crate::progress::{ParkedRow, Progress};
 use crate::publish::Known;
 use crate::row::nanos;
@@ -298,6 +298,19 @@ impl Batch {
 
 impl Desk<'_> {
     fn settle(&mut self, member: &Arc<Member>, outs: &[Out], settlement: &Settlement) -> Result<Outcome> {
+        let Some((out, others)) = outs.split_first() else { return Ok(Outcome::Lost) };
+        // Before anything of it happens.
+        match &settlement.verdict {
+            Verdict::Ack => {}
+            Verdict::Dead(_) | Verdict::Release if others.is_empty() => {}
+            Verdict::Park(_) if others.is_empty() && member.group.is_some() => {}
+            _ => {
+                return Ok(Outcome::Unsupported(
+                    Error::new(ErrorKind::Unsupported, "the sqlite driver has no such verdict here")
+                        .fix("look at its capabilities first"),
+                ));
+            }
+        }
         let takes_along = !settlement.effects.is_empty() || !settlement.emit.is_empty();
         if takes_along {
             self.execute(&self.savepoint.begin)?;
@@ -313,7 +326,6 @@ impl Desk<'_> {
             }
             self.execute(&self.savepoint.end)?;
         }
-        let Some((out, others)) = outs.split_first() else { return Ok(Outcome::Lost) };
         match &settlement.verdict {
             Verdict::Ack => {
                 for other in others {
@@ -321,10 +333,6 @@ impl Desk<'_> {
                 }
                 self.done(member, out)
             }
-            _ if !others.is_empty() => Ok(Outcome::Unsupported(Error::new(
-                ErrorKind::Unsupported,
-                "only an acknowledgement takes others along",
-            ))),
             Verdict::Dead(letter) => {
                 let (group, seq) = (member.group.as_ref().map(|g| &*g.name), Some(out.seq));
                 admin::bury(self.connection, member.topic.id, group, seq, letter)?;
@@ -334,29 +342,40 @@ impl Desk<'_> {
                 self.touched.slot(member, out.slot);
                 Ok(Outcome::GivenBack)
             }
-            Verdict::Park(park) if member.group.is_some() => self.park(member, out, park),
-            _ => Ok(Outcome::Unsupported(
-                Error::new(ErrorKind::Unsupported, "the sqlite driver has no such verdict here")
-                    .fix("look at its capabilities first"),
-            )),
+            Verdict::Park(park) => self.park(member, out, park),
+            // Refused above.
+            _ => Ok(Outcome::Lost),
         }
     }
 
     fn done(&mut self, member: &Arc<Member>, out: &Out) -> Result<Outcome> {
-        let mut parked = 0;
-        if out.from_park
-            && let Some(group) = &member.group
-        {
-            parked = self
-                .connection
-                .prepare_cached("DELETE FROM millstream_parked WHERE grp = ?1 AND seq = ?2")
-                .and_then(|mut s| s.execute(params![group.id, out.seq]))
-                .map_err(|e| member.locate(errors::sqlite("a parked message cannot be ended", e)))?;
+        if out.from_park {
+            self.end_parked(member, out.slot, out.seq)?;
         }
-        let slot = self.touched.slot(member, out.slot);
-        slot.done.insert(out.seq);
-        slot.parked -= parked as i64;
+        self.touched.slot(member, out.slot).done.insert(out.seq);
         Ok(Outcome::Done)
+    }
+
+    /// Removes a parked message.
+    fn end_parked(&mut self, member: &Arc<Member>, slot: usize, seq: u64) -> Result<()> {
+        let Some(group) = &member.group else { return Ok(()) };
+        let gone = self
+            .connection
+            .prepare_cached("DELETE FROM millstream_parked WHERE grp = ?1 AND seq = ?2")
+            .and_then(|mut s| s.execute(params![group.id, seq]))
+            .map_err(|e| member.locate(errors::sqlite("a parked message cannot be ended", e)))?;
+        self.touched.slot(member, slot).parked -= gone as i64;
+        Ok(())
+    }
+
+    /// What cannot be read any more leaves its park: it is in quarantine, and must not hold up its key.
+    pub(crate) fn unpark(&mut self, member: &Arc<Member>, unreadable: &[Unreadable]) -> Result<()> {
+        for one in unreadable {
+            if self.touched.is_ours(self.connection, member, one.slot, one.epoch)? {
+                self.end_parked(member, one.slot, one.seq)?;
+            }
+        }
+        Ok(())
     }
 
     fn park(&mut self, member: &Arc<Member>, out: &Out, park: &Park) -> Result<Outcome> {

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{File, ids, member, messages, park, publish, request};
+use common::{File, ids, member, message, messages, park, publish, request};
 use millstream_core::{ErrorKind, OpenRequest, Reader, Verdict};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,4 +86,31 @@ async fn a_damaged_message_that_comes_again_is_not_delivered_either() {
     assert!(one.soon().await.is_empty());
     assert!(one.settle(second, Verdict::Ack).await.is_done());
     assert_eq!(file.number("SELECT seq FROM millstream_quarantine"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_message_in_a_park_does_not_hold_up_its_key() {
+    // Given a key with two messages in the park, of which the first is damaged there, and a newer one behind.
+    let file = File::new();
+    let store = file.open().await;
+    publish(&store, (0..2).map(|n| message(n, "k")).collect()).await;
+    let mut one = member(&store).await;
+    let mut held = one.take(2).await;
+    let second = held.pop().unwrap();
+    assert!(one.settle(held.pop().unwrap(), park(Some(Duration::from_millis(100)))).await.is_done());
+    assert!(one.settle(second, park(None)).await.is_done());
+    file.connection().execute("UPDATE millstream_log_1 SET data = x'00' WHERE seq = 1", []).unwrap();
+    publish(&store, vec![message(2, "k")]).await;
+    // When it is due, then the others come, and the first is in quarantine and in no park.
+    let next = one.one().await;
+    assert_eq!(&*next.message.id, "id-1");
+    one.ack(vec![next]).await;
+    let last = one.one().await;
+    assert_eq!(&*last.message.id, "id-2");
+    one.ack(vec![last]).await;
+    assert_eq!(file.number("SELECT seq FROM millstream_quarantine"), 1);
+    assert_eq!(file.number("SELECT count(*) FROM millstream_parked"), 0);
+    // And the group's counts are right for who comes next.
+    drop(one);
+    assert!(member(&store).await.soon().await.is_empty());
 }
