@@ -90,6 +90,9 @@ pub(crate) fn rate(text: &str) -> Result<Rate, String> {
         return Err("the rate must be more than 0 and at most 1,000,000".to_owned());
     }
     let every = Duration::try_from_secs_f64(seconds / number).map_err(|_| unreadable())?;
+    if every > Duration::from_secs(24 * 3_600) {
+        return Err("the rate must be at least one a day".to_owned());
+    }
     Ok(Rate { every })
 }
 
@@ -150,7 +153,7 @@ mod tests {
         assert_eq!(every("50"), Ok(Duration::from_millis(20)));
         assert_eq!(every("10/m"), Ok(Duration::from_secs(6)));
         assert_eq!(every("3600/h"), Ok(Duration::from_secs(1)));
-        for text in ["0/s", "-1/s", "fast", "5/d", "inf", "NaN"] {
+        for text in ["0/s", "-1/s", "fast", "5/d", "inf", "NaN", "2e-16/h"] {
             assert!(every(text).is_err(), "{text}");
         }
     }

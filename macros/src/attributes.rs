@@ -7,7 +7,8 @@ use syn::ext::IdentExt as _;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{
-    Data, DeriveInput, Error, Expr, ExprLit, Fields, Ident, Lit, LitInt, LitStr, Member, Path, Result, Token,
+    Data, DeriveInput, Error, Expr, ExprLit, ExprPath, Fields, Ident, Lit, LitInt, LitStr, Member, Path,
+    Result, Token,
 };
 
 /// The longest name of a topic, as `millstream_core::Limits` has it.
@@ -58,8 +59,8 @@ impl Parse for HeaderPair {
         };
         if input.is_empty() || input.peek(Token![,]) {
             // A name alone is the field of that name.
-            let field: Path = name.parse()?;
-            return Ok(Self { name, value: Expr::Path(syn::parse_quote!(#field)) });
+            let path: Path = name.parse()?;
+            return Ok(Self { name, value: Expr::Path(ExprPath { attrs: Vec::new(), qself: None, path }) });
         }
         input.parse::<Token![=]>()?;
         Ok(Self { name, value: input.parse()? })

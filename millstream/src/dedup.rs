@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
 use millstream_core::{DedupKey, DedupScope, DedupStore, Effect, Reservation, Reserve, Result};
 use tokio::time::Instant;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// How soon to ask again while nothing but reservations fits in.
 const FULL_WAIT: Duration = Duration::from_millis(100);

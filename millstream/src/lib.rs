@@ -79,6 +79,7 @@ mod signals;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod subscription;
+mod sync;
 mod text;
 mod units;
 

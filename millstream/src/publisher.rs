@@ -32,6 +32,9 @@ use crate::{EventRegistry, IdFactory};
 /// A publish whose future is dropped may have been written. One that ends with
 /// [`Unknown`](ErrorKind::Unknown) may have been too: make the message with [`message`](Self::message) and
 /// publish that again with [`publish_message`](Self::publish_message), so that its id stays the same.
+///
+/// A publish that waits for room keeps its place: one that is kept and no longer polled, as after a `select!` on `&mut`
+/// of it, holds up those behind it. Await it, drop it, or let a task of its own run it.
 #[derive(Clone)]
 pub struct Publisher {
     shared: Arc<Shared>,

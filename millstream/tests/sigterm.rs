@@ -1,12 +1,13 @@
 //! SIGTERM at random moments, to real processes: nothing is lost, and handlers that end in time leave no
-//! duplicate.
-#![cfg(unix)]
+//! duplicate. What was not started is free for others at once, and a second signal does not wait for anybody.
+#![cfg(all(unix, feature = "memory", feature = "sqlite"))]
 #![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millstream::{Bus, Message, MessageId, Outcome, State, Subscribe};
 use millstream_memory::MemoryBroker;
@@ -88,4 +89,79 @@ fn a_hundred_times_nothing_is_lost_and_nothing_is_handled_twice() {
     }
     println!("100 SIGTERMs: {acknowledged_in_all} acknowledged, {handled_in_all} handled, 0 lost, 0 twice");
     assert!(handled_in_all > 100, "the children did some work");
+}
+
+/// A process whose handlers never end: two of ten messages are with them when it is told to end.
+#[test]
+#[ignore = "run by the test below, in a process of its own"]
+fn stuck_child() {
+    let Some(folder) = std::env::var_os(CHILD) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let bus = Bus::connect(&file_in(Path::new(&folder))).await.unwrap();
+        for n in 0..10 {
+            let message = Message::new("t", "x").with_id(n.to_string()).with_key(n.to_string());
+            bus.publisher().publish_message(message).await.unwrap();
+        }
+        let stuck = |MessageId(id): MessageId| async move {
+            println!("stuck {id}");
+            std::future::pending::<Outcome>().await
+        };
+        let handler = move |_: Message, id: MessageId| stuck(id);
+        bus.subscribe_to("t", handler.group("g").named("stuck").concurrency(2)).run().await.unwrap();
+        println!("ended");
+    });
+}
+
+fn file_in(folder: &Path) -> String {
+    format!("sqlite://{}", folder.join("app.db").display())
+}
+
+#[tokio::test]
+async fn what_was_not_started_is_free_at_once_and_a_second_signal_ends_it_now() {
+    // Given a process with ten messages, of which two are with handlers that never end.
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "stuck_child", "--ignored", "--nocapture"])
+        .env(CHILD, folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = {
+        use std::io::BufRead;
+        std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok)
+    };
+    let running: Vec<_> = lines.by_ref().filter(|line| line.contains("stuck ")).take(2).collect();
+    assert_eq!(running.len(), 2);
+    let tell = |child: &std::process::Child| {
+        let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    };
+
+    // When it is told to end, then another process gets what it had not started, while it still waits for the two.
+    tell(&child);
+    let handled = Handled::default();
+    let bus = Bus::connect(&file_in(folder.path())).await.unwrap().with_state(Arc::clone(&handled));
+    let others = bus.subscribe_to("t", handle.group("g")).start().await.unwrap();
+    until(|| handled.lock().unwrap().len() >= 8).await;
+    assert!(child.try_wait().unwrap().is_none(), "it still drains");
+    assert_eq!(handled.lock().unwrap().len(), 8);
+
+    // When it is told so once more, then it ends, and the two are handled as well.
+    let begun = Instant::now();
+    tell(&child);
+    assert!(lines.any(|line| line.ends_with("ended")));
+    assert!(child.wait().unwrap().success());
+    assert!(begun.elapsed() < Duration::from_secs(10), "the drain is 25 s: {:?}", begun.elapsed());
+    until(|| handled.lock().unwrap().len() == 10).await;
+    assert!(handled.lock().unwrap().values().all(|times| *times == 1));
+    assert!(others.shutdown().await.is_clean());
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it did not come about");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }

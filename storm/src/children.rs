@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
+use crate::launch::Launch;
 use crate::worker::Options;
 use crate::{Result, journal};
 
@@ -57,10 +58,10 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts a worker; what it says on stderr goes to a file.
-    pub(crate) fn start(options: &Options, stderr: PathBuf) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("worker")
-            .args(options.arguments())
+    pub(crate) fn start(launch: &Launch, options: &Options, stderr: PathBuf) -> Result<Self> {
+        let arguments = std::iter::once("worker".to_owned()).chain(options.arguments()).collect();
+        let mut child = launch
+            .command(&std::env::current_exe()?, arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(stderr)?)
@@ -129,14 +130,13 @@ impl Running {
         Ok(kill_process(self.pid(), Signal::CONT)?)
     }
 
-    /// Asks it to end, and waits; none if it does not within the limit.
-    pub(crate) fn terminate(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
-        kill_process(self.pid(), Signal::TERM)?;
-        self.wait(limit)
+    /// Asks it to end.
+    pub(crate) fn ask_to_end(&self) -> Result {
+        Ok(kill_process(self.pid(), Signal::TERM)?)
     }
 
     /// Waits for its end; none if it does not come within the limit.
-    fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+    pub(crate) fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
         let end = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -145,7 +145,7 @@ impl Running {
             if Instant::now() > end {
                 return Ok(None);
             }
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

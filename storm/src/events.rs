@@ -96,6 +96,21 @@ pub(crate) fn runs_for(id: &str) -> Duration {
     }
 }
 
+/// Whether its handlers are among those that hang where some do.
+pub(crate) fn may_hang(id: &str) -> bool {
+    hash(id, 3).is_multiple_of(40)
+}
+
+/// The id of a message that is due at this time, in nanoseconds since 1970.
+pub(crate) fn due_at(id: &str, due: u64) -> String {
+    format!("{id}@{due}")
+}
+
+/// When a message is due, if it is one that is delayed.
+pub(crate) fn due_of(id: &str) -> Option<u64> {
+    id.rsplit_once('@')?.1.parse().ok()
+}
+
 /// The same in every process of the same build.
 fn hash(id: &str, about: u8) -> u64 {
     let mut hash = DefaultHasher::new();
@@ -107,6 +122,12 @@ fn hash(id: &str, about: u8) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_says_when_its_message_is_due_and_others_say_nothing() {
+        assert_eq!(due_of(&due_at("1.2.3", 77)), Some(77));
+        assert_eq!(due_of("1.2.3"), None);
+    }
 
     #[test]
     fn among_ten_thousand_ids_there_is_every_fate_and_dead_ones_are_never_followed() {

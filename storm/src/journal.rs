@@ -8,14 +8,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use millstream_testkit::ledger::{Entry, Ledger, Record};
+use rustix::time::{ClockId, clock_gettime};
 
-/// Nanoseconds since the Unix epoch. All processes of a storm run on one machine, by one clock.
+/// Nanoseconds since the Unix epoch. All processes of a storm run on one machine, by one clock: the kernel is asked for
+/// it directly, which is also the truth in a process whose C library was given another time.
 pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    u64::try_from(since).unwrap_or(u64::MAX)
+    let now = clock_gettime(ClockId::Realtime);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    seconds.unwrap_or_default() * 1_000_000_000 + nanos.unwrap_or_default()
 }
 
 /// A file of records.

@@ -1,19 +1,24 @@
 //! Holds what the workers wrote down against what is in the file.
 //!
 //! The test kit's invariants judge the journals. What they cannot know is judged here: effects, events and dead
-//! letters in the file, each of which must be there once; and who is to blame for a duplicate: a message may come
-//! again only if the very process that had it was killed or stood still.
+//! letters in the file, each of which must be there once; and in [`blame`] what a process may do when something
+//! happened to it.
 
-use std::collections::{HashMap, HashSet};
+mod blame;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use bytestring::ByteString;
 use millstream_testkit::invariants::{self, Invariant, Promised, Rules};
 use millstream_testkit::ledger::{Ending, Entry, Outcome, Record, digest};
 
-use crate::arena::{Deeds, Life};
+use crate::arena::Deeds;
 use crate::events::{self, AFTER, DEDUP, FOLLOWED, Fate, PLAIN};
 use crate::tables::Tables;
+
+/// A record, and the life that wrote it.
+type Told = (Option<usize>, Entry);
 
 /// What a storm came to.
 #[derive(Debug)]
@@ -27,8 +32,8 @@ pub(crate) struct Judgement {
     pub(crate) effects_double: u64,
     pub(crate) effects_missing: u64,
     pub(crate) dead_letters: u64,
-    /// How long it took until what a killed process had was delivered again, in ms, ascending.
-    pub(crate) redelivered_after: Vec<u64>,
+    /// What was measured on the way.
+    pub(crate) figures: BTreeMap<&'static str, u64>,
     /// All that is wrong, in words; none if nothing is.
     pub(crate) problems: Vec<String>,
     /// The whole story, for whoever looks into a failure.
@@ -40,11 +45,19 @@ const TOLD: usize = 5;
 
 /// Judges.
 pub(crate) fn judge(mut deeds: Deeds, tables: &Tables, lease: Duration) -> crate::Result<Judgement> {
-    let mut entries = deeds.gather()?;
-    tell_once_what_follows(&mut entries);
-    let blamed = blame(&entries, &deeds.lives, lease);
-    let mut entries = give_back(entries, &blamed.explained);
+    let mut told = deeds.gather()?;
+    tell_once_what_follows(&mut told);
+    let blamed = blame::duplicates(&told, &deeds.lives, lease);
     let mut problems = std::mem::take(&mut deeds.problems);
+    let mut figures = blamed.figures();
+    let lies = blame::lies(&told, &deeds.lives);
+    tell(&mut problems, "confirmed though nothing could be written for good any more", &lies.lies);
+    figures.extend(lies.figures());
+    let delays = blame::delays(&told, &deeds.ahead);
+    tell(&mut problems, "delivered before it was due by anybody's clock, or long after", &delays.wrong);
+    figures.extend(delays.figures());
+    figures.insert("lost_leases", told.iter().filter(|(_, entry)| is_lost_lease(entry)).count() as u64);
+    let mut entries = blamed.forgiven(told);
     let facts = Facts::of(&entries, tables);
     complete(&mut entries, &facts, tables);
     let verdict = invariants::check_entries(&entries, Rules::default().order(Promised::PerKey));
@@ -74,10 +87,14 @@ pub(crate) fn judge(mut deeds: Deeds, tables: &Tables, lease: Duration) -> crate
         effects_double: double.len() as u64,
         effects_missing: missing.len() as u64,
         dead_letters: tables.dead.len() as u64,
-        redelivered_after: blamed.after,
+        figures,
         problems,
         entries,
     })
+}
+
+fn is_lost_lease(entry: &Entry) -> bool {
+    matches!(entry.record, Record::Settled { outcome: Outcome::Lost, .. })
 }
 
 fn tell(problems: &mut Vec<String>, what: &str, which: &[String]) {
@@ -90,28 +107,12 @@ fn tell(problems: &mut Vec<String>, what: &str, which: &[String]) {
 
 /// A handler that runs again intends to publish again, and only what its success publishes is written: all of these
 /// are one intent.
-fn tell_once_what_follows(entries: &mut Vec<(Option<usize>, Entry)>) {
+fn tell_once_what_follows(entries: &mut Vec<Told>) {
     let mut seen = HashSet::new();
     entries.retain(|(_, entry)| match &entry.record {
         Record::Intent { id, topic, .. } if topic == FOLLOWED => seen.insert(id.clone()),
         _ => true,
     });
-}
-
-/// A fault gives back what it struck: before each delivery that one explains, the message is owed once more.
-fn give_back(entries: Vec<(Option<usize>, Entry)>, explained: &HashSet<usize>) -> Vec<Entry> {
-    let mut all = Vec::with_capacity(entries.len() + explained.len());
-    for (number, (_, entry)) in entries.into_iter().enumerate() {
-        if let Record::Delivered { id, group, .. } = &entry.record
-            && explained.contains(&number)
-        {
-            let (id, group) = (id.clone(), group.clone());
-            let record = Record::Settled { id, group, verdict: Ending::Release, outcome: Outcome::Done };
-            all.push(Entry { at: entry.at, record });
-        }
-        all.push(entry);
-    }
-    all
 }
 
 /// Adds what the file proves and a killed process could not write down any more: an effect is committed with the
@@ -241,72 +242,6 @@ impl Facts {
     }
 }
 
-/// Who is to blame for duplicates.
-#[derive(Debug, Default)]
-struct Blamed {
-    /// The deliveries that a fault explains, by their place in the story.
-    explained: HashSet<usize>,
-    unexplained: Vec<String>,
-    /// How long after a death, in ms.
-    after: Vec<u64>,
-}
-
-/// Goes through the deliveries: one that is not settled may come again only if the life that had it was killed since,
-/// or if somebody stood still meanwhile, which keeps others from renewing what they hold as well.
-fn blame(entries: &[(Option<usize>, Entry)], lives: &[Life], lease: Duration) -> Blamed {
-    let mut blamed = Blamed::default();
-    let grace = u64::try_from((lease + Duration::from_secs(1)).as_nanos()).unwrap_or(u64::MAX);
-    let stops: Vec<(u64, u64)> = lives.iter().flat_map(|life| life.stopped.iter().copied()).collect();
-    let stood_still = |from: u64, to: u64| stops.iter().any(|stop| stop.0 <= to && from <= stop.1 + grace);
-    // Written twice on purpose: comes twice.
-    let repeated: HashSet<&ByteString> = entries
-        .iter()
-        .filter_map(|(_, entry)| match &entry.record {
-            Record::MaybeWritten { id } => Some(id),
-            _ => None,
-        })
-        .collect();
-    let mut open: HashMap<(&ByteString, &ByteString), (u64, usize)> = HashMap::new();
-    let mut ended: HashSet<(&ByteString, &ByteString)> = HashSet::new();
-    for (number, (life, entry)) in entries.iter().enumerate() {
-        match (&entry.record, life) {
-            (Record::Delivered { id, group, .. }, Some(life)) if !repeated.contains(id) => {
-                let place = (group, id);
-                if let Some((at, had)) = open.insert(place, (entry.at, *life)) {
-                    let struck = lives[had].killed.filter(|killed| *killed >= at);
-                    match struck {
-                        Some(killed) => {
-                            blamed.explained.insert(number);
-                            blamed.after.push(entry.at.saturating_sub(killed) / 1_000_000);
-                        }
-                        None if stood_still(at, entry.at) => drop(blamed.explained.insert(number)),
-                        None => blamed.unexplained.push(format!(
-                            "{id} in group {group}: {} had it and nothing happened to it, {} got it too",
-                            lives[had].name, lives[*life].name
-                        )),
-                    }
-                } else if ended.contains(&place) && stood_still(entry.at, entry.at) {
-                    blamed.explained.insert(number);
-                } else if ended.contains(&place) {
-                    blamed.unexplained.push(format!(
-                        "{id} in group {group}: settled for good, {} got it again",
-                        lives[*life].name
-                    ));
-                }
-            }
-            (Record::Settled { id, group, verdict, outcome: Outcome::Done }, _) => {
-                open.remove(&(group, id));
-                if matches!(verdict, Ending::Ack | Ending::Dead) {
-                    ended.insert((group, id));
-                }
-            }
-            _ => {}
-        }
-    }
-    blamed.after.sort_unstable();
-    blamed
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
@@ -315,6 +250,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::arena::Life;
     use crate::events::TOPIC;
     use crate::journal::Journal;
 
@@ -359,7 +295,7 @@ mod tests {
         fn live(&mut self) {
             let name = format!("life {}", self.deeds.lives.len());
             let journal = self.folder.path().join(&name);
-            self.deeds.lives.push(Life { name, journal, killed: None, stopped: Vec::new() });
+            self.deeds.lives.push(Life { name, journal, ..Life::default() });
         }
 
         fn write(&mut self, life: usize, record: Record) {
@@ -443,7 +379,7 @@ mod tests {
         let judged = storm.judge();
         assert!(judged.problems.is_empty(), "{:?}", judged.problems);
         assert_eq!((judged.duplicates_explained, judged.duplicates_unexplained), (1, 0));
-        assert_eq!(judged.redelivered_after, [1]);
+        assert_eq!(judged.figures["redelivered_after_kill_ms_all"], 1);
     }
 
     #[test]

@@ -7,14 +7,20 @@
 //! [`judge`] holds the journals against what is in the file. Other profiles break the file itself.
 
 mod arena;
+mod bulk;
+mod cgroup;
 mod children;
+mod disk;
 mod events;
 mod journal;
 mod judge;
+mod launch;
 mod profiles;
 mod report;
+mod rounds;
 mod scratch;
 mod tables;
+mod tools;
 mod watched;
 mod worker;
 
@@ -46,6 +52,9 @@ enum Command {
     /// One of the processes that are broken; started by `run`.
     #[command(hide = true)]
     Worker(worker::Options),
+    /// One that is measured; started by `run`.
+    #[command(hide = true)]
+    Bulk(bulk::Options),
 }
 
 #[derive(Args)]
@@ -59,6 +68,9 @@ struct Run {
     /// Decides what happens and when; by default the time does, and it is printed.
     #[arg(long)]
     seed: Option<u64>,
+    /// How many profiles run at the same time. They mostly wait; but what they measure is the machine's only with one.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    at_once: usize,
     /// Writes a row for each profile to this file, as a JSON array.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -70,7 +82,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match command {
         Command::Run(run) => storm(&run),
-        Command::Worker(options) => work(options).map(|()| true),
+        Command::Worker(options) => in_runtime(worker::run(options)).map(|()| true),
+        Command::Bulk(options) => in_runtime(bulk::run(options)).map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -82,39 +95,44 @@ fn main() -> ExitCode {
     }
 }
 
-fn work(options: worker::Options) -> Result {
+fn in_runtime(work: impl Future<Output = Result>) -> Result {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(worker::run(options))
+    runtime.block_on(work)
 }
 
 /// Runs the profiles; says whether all went well.
 fn storm(run: &Run) -> Result<bool> {
     let seed = run.seed.unwrap_or_else(|| journal::now() / 1_000_000 % 1_000_000_000);
     let profiles = if run.profiles.is_empty() { Profile::all() } else { run.profiles.clone() };
-    let mut rows = Vec::new();
-    for profile in profiles {
-        eprintln!("{}: {} (seed {seed})", profile.name(), profile.about());
-        let begun = Instant::now();
-        // A storm that could not be held proves nothing: a problem like any other.
-        let row = profile
-            .run(run.scale, seed)
-            .unwrap_or_else(|error| Row { problems: vec![error.to_string()], ..Row::default() })
-            .took(profile.name(), seed, begun.elapsed());
-        println!("{row}");
-        for problem in &row.problems {
-            println!("  {problem}");
+    let rounds = match profiles.as_slice() {
+        [profile] => {
+            let row = hold(*profile, run.scale, seed);
+            vec![rounds::Round { is_ok: row.is_ok(), row: serde_json::to_value(row)? }]
         }
-        if !row.is_ok() {
-            println!(
-                "  again: cargo xtask storm {} --scale {} --seed {seed}",
-                profile.name(),
-                run.scale.name()
-            );
-        }
-        rows.push(row);
-    }
+        _ => rounds::run(&profiles, run.scale, seed, run.at_once)?,
+    };
+    let is_ok = rounds.iter().all(|round| round.is_ok);
     if let Some(path) = &run.json {
-        report::save(&rows, path)?;
+        rounds::save(rounds, path)?;
     }
-    Ok(rows.iter().all(Row::is_ok))
+    Ok(is_ok)
+}
+
+/// Holds one storm, and says how it went.
+fn hold(profile: Profile, scale: Scale, seed: u64) -> Row {
+    eprintln!("{}: {} (seed {seed})", profile.name(), profile.about());
+    let begun = Instant::now();
+    // A storm that could not be held proves nothing: a problem like any other.
+    let row = profile
+        .run(scale, seed)
+        .unwrap_or_else(|error| Row { problems: vec![error.to_string()], ..Row::default() })
+        .took(profile.name(), seed, begun.elapsed());
+    println!("{row}");
+    for problem in &row.problems {
+        println!("  {problem}");
+    }
+    if !row.is_ok() {
+        println!("  again: cargo xtask storm {} --scale {} --seed {seed}", profile.name(), scale.name());
+    }
+    row
 }

@@ -1,12 +1,11 @@
 //! What a profile came to, as a line for people and as a row for programs.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::Result;
 use crate::judge::Judgement;
 
 /// A row of the report.
@@ -23,6 +22,8 @@ pub(crate) struct Row {
     pub(crate) effects_missing: u64,
     pub(crate) seed: u64,
     pub(crate) took_s: f64,
+    /// What else was measured.
+    pub(crate) figures: BTreeMap<&'static str, u64>,
     /// What else is to be said.
     pub(crate) detail: String,
     /// All that is wrong, in words; none if nothing is.
@@ -35,13 +36,6 @@ pub(crate) struct Row {
 impl Row {
     /// What workers on a file came to.
     pub(crate) fn of(faults: u64, judged: &Judgement) -> Self {
-        let after = &judged.redelivered_after;
-        let redelivered = match (after.get(after.len() / 2), after.last()) {
-            (Some(half), Some(last)) => {
-                format!("; after a kill delivered again within {half} ms (half of them), {last} ms (all)")
-            }
-            _ => String::new(),
-        };
         Self {
             faults,
             messages: judged.messages,
@@ -51,7 +45,8 @@ impl Row {
             duplicates_unexplained: judged.duplicates_unexplained,
             effects_double: judged.effects_double,
             effects_missing: judged.effects_missing,
-            detail: format!("{} effects, {} dead letters{redelivered}", judged.effects, judged.dead_letters),
+            figures: judged.figures.clone(),
+            detail: format!("{} effects, {} dead letters", judged.effects, judged.dead_letters),
             problems: judged.problems.clone(),
             ..Self::default()
         }
@@ -60,6 +55,35 @@ impl Row {
     /// What was not run, and why.
     pub(crate) fn skipped(why: impl Into<String>) -> Self {
         Self { skipped: Some(why.into()), ..Self::default() }
+    }
+
+    /// Takes in what another storm of the same profile came to.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.faults += other.faults;
+        self.messages += other.messages;
+        self.acknowledged += other.acknowledged;
+        self.lost += other.lost;
+        self.duplicates_explained += other.duplicates_explained;
+        self.duplicates_unexplained += other.duplicates_unexplained;
+        self.effects_double += other.effects_double;
+        self.effects_missing += other.effects_missing;
+        for (name, figure) in other.figures {
+            let mine = self.figures.entry(name).or_default();
+            *mine = figure.max(*mine);
+        }
+        self.problems.extend(other.problems);
+    }
+
+    /// Adds a figure.
+    pub(crate) fn measured(&mut self, name: &'static str, figure: u64) {
+        self.figures.insert(name, figure);
+    }
+
+    /// That a figure, if it was measured, is so high at most; else it is a problem.
+    pub(crate) fn at_most(&mut self, name: &'static str, limit: u64) {
+        if let Some(figure) = self.figures.get(name).filter(|figure| **figure > limit) {
+            self.problems.push(format!("{name} is {figure}, at most {limit} is allowed"));
+        }
     }
 
     pub(crate) fn is_ok(&self) -> bool {
@@ -78,10 +102,15 @@ impl fmt::Display for Row {
         if let Some(why) = &self.skipped {
             return write!(f, "{:<15} SKIPPED  {why}", self.target);
         }
+        let figures: String = self
+            .figures
+            .iter()
+            .map(|(name, figure)| format!("; {} {figure}", name.replace('_', " ")))
+            .collect();
         write!(
             f,
             "{:<15} {}  {} faults, {} messages, {} acknowledged, {} lost, duplicates {} explained and {} not, \
-             effects {} double and {} missing; {}; seed {}, {:.1} s",
+             effects {} double and {} missing; {}{}; seed {}, {:.1} s",
             self.target,
             if self.is_ok() { "ok    " } else { "FAILED" },
             self.faults,
@@ -93,15 +122,9 @@ impl fmt::Display for Row {
             self.effects_double,
             self.effects_missing,
             self.detail,
+            figures,
             self.seed,
             self.took_s
         )
     }
-}
-
-/// Writes the rows as a JSON array.
-pub(crate) fn save(rows: &[Row], path: &Path) -> Result {
-    let text = serde_json::to_string_pretty(rows)?;
-    std::fs::write(path, text + "\n").map_err(|e| format!("{} cannot be written: {e}", path.display()))?;
-    Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::process::Command;
 
 use tempfile::{Builder, TempDir};
 
@@ -18,4 +19,17 @@ pub(crate) fn folder(name: &str) -> io::Result<TempDir> {
         return Ok(folder);
     }
     builder.tempdir()
+}
+
+/// A folder that is not in memory; says why there is none.
+pub(crate) fn folder_on_disk(name: &str) -> io::Result<Result<TempDir, String>> {
+    let folder = Builder::new().prefix(&format!("millstream-{name}-")).tempdir()?;
+    let mut stat = Command::new("stat");
+    stat.args(["--file-system", "--format", "%T"]).arg(folder.path());
+    let system = stat.output().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())?;
+    if matches!(system.as_str(), "tmpfs" | "ramfs") {
+        let place = folder.path().display();
+        return Ok(Err(format!("{place} is in memory: set TMPDIR to a folder on a disk")));
+    }
+    Ok(Ok(folder))
 }

@@ -7,21 +7,21 @@ use std::io::BufRead as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytestring::ByteString;
 use clap::Args;
 use millstream::sqlite::{SqliteStore, Transaction, rusqlite};
 use millstream::{
     Attempt, Bus, Connection, Context, ErrorKind, Failure, FromContext, Message, MessageId, Outcome,
-    PublishOptions, Publisher, Retry, State, Subscribe, Units, WriteOutcome, WriteReport,
+    PublishOptions, Publisher, Retry, Settings, State, Subscribe, Units, WriteOutcome, WriteReport,
 };
 use millstream_core::BoxError;
 use millstream_testkit::ledger::Record;
 
 use crate::Result;
 use crate::events::{self, AFTER, DEDUP, Fate, Followed, PLAIN, Tick};
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::watched::Watched;
 
 /// Who a worker is and how much it does.
@@ -49,6 +49,18 @@ pub(crate) struct Options {
     /// The longest pause between two publishes of a task; the shortest is none.
     #[arg(long)]
     pub(crate) pause_ms: u64,
+    /// How long handlers may take to end once SIGTERM came.
+    #[arg(long)]
+    pub(crate) drain_ms: u64,
+    /// Some messages are delayed, by so long at most; 0: none is.
+    #[arg(long)]
+    pub(crate) delay_ms: u64,
+    /// Some handlers hang for so long; 0: none does.
+    #[arg(long)]
+    pub(crate) hang_ms: u64,
+    /// It takes no part in the group with a deduplication store.
+    #[arg(long)]
+    pub(crate) without_dedup: bool,
 }
 
 impl Options {
@@ -59,8 +71,8 @@ impl Options {
 
     /// The command line that makes these options.
     pub(crate) fn arguments(&self) -> Vec<String> {
-        let Self { file, journal, place, life, seed, lease_ms, publishers, pause_ms } = self;
-        [
+        let Self { file, journal, place, life, seed, lease_ms, publishers, pause_ms, .. } = self;
+        let mut arguments: Vec<String> = [
             ("--file", file.display().to_string()),
             ("--journal", journal.display().to_string()),
             ("--place", place.to_string()),
@@ -69,10 +81,17 @@ impl Options {
             ("--lease-ms", lease_ms.to_string()),
             ("--publishers", publishers.to_string()),
             ("--pause-ms", pause_ms.to_string()),
+            ("--drain-ms", self.drain_ms.to_string()),
+            ("--delay-ms", self.delay_ms.to_string()),
+            ("--hang-ms", self.hang_ms.to_string()),
         ]
         .into_iter()
         .flat_map(|(name, value)| [name.to_owned(), value])
-        .collect()
+        .collect();
+        if self.without_dedup {
+            arguments.push("--without-dedup".into());
+        }
+        arguments
     }
 }
 
@@ -112,7 +131,10 @@ pub(crate) async fn run(options: Options) -> Result {
     let publisher = bus.publisher().clone();
     // Some waits are long enough to be parked. Nothing counts as a crash loop: here the loop is wanted.
     let retry = Retry::exponential(5.ms(), 40.ms()).attempts(8);
+    let mut settings = Settings::default();
+    settings.drain = Duration::from_millis(options.drain_ms);
     let bus = bus
+        .settings(settings)
         .with_state(Arc::clone(&worker))
         .subscribe(
             handle
@@ -122,15 +144,19 @@ pub(crate) async fn run(options: Options) -> Result {
                 .park_after(10.ms())
                 .max_deliveries(u32::MAX),
         )
-        .subscribe(
+        .subscribe(follow.group(AFTER).concurrency(16).retry(retry.clone()).max_deliveries(u32::MAX));
+    let bus = if options.without_dedup {
+        bus
+    } else {
+        bus.subscribe(
             handle
                 .group(DEDUP)
                 .concurrency(16)
-                .retry(retry.clone())
+                .retry(retry)
                 .max_deliveries(u32::MAX)
                 .deduplicate(store.dedup_store(Duration::from_secs(3_600))),
         )
-        .subscribe(follow.group(AFTER).concurrency(16).retry(retry).max_deliveries(u32::MAX));
+    };
     for number in 0..options.publishers {
         tokio::spawn(publish(Arc::clone(&worker), publisher.clone(), number));
     }
@@ -196,17 +222,26 @@ impl Worker {
         random: &mut fastrand::Rng,
     ) -> millstream::Result<Message> {
         let Options { place, life, .. } = self.options;
+        let due = self.due(random);
         let key = match random.u64(0..KEYS * 8) {
+            // What is delayed would be overtaken by its key.
+            _ if due.is_some() => String::new(),
             0 => String::new(),
             key => format!("{place}-{number}-{}", key % KEYS),
         };
         let tick =
             Tick { key, seq: life << 32 | n, pad: "x".repeat(random.usize(0..200) * random.usize(0..4)) };
-        let id = format!("{place}.{life}.{number}.{n}");
+        let mut id = format!("{place}.{life}.{number}.{n}");
+        if let Some(due) = due {
+            id = events::due_at(&id, due);
+        }
         let is_poison = Fate::of(&id) == Fate::Poison;
         let mut options = PublishOptions::new().id(id);
         if random.bool() {
             options = options.header("weather", vec![random.u8(..), 0, 255]);
+        }
+        if let Some(due) = due {
+            options = options.deliver_at(UNIX_EPOCH + Duration::from_nanos(due));
         }
         let mut message = publisher.message_with(&tick, options)?;
         if is_poison {
@@ -214,6 +249,12 @@ impl Worker {
         }
         self.journal.write(Record::intent(&message, tick.seq));
         Ok(message)
+    }
+
+    /// When a message is due, if it is one that is delayed; told by the right time, whatever our clock says.
+    fn due(&self, random: &mut fastrand::Rng) -> Option<u64> {
+        let longest = self.options.delay_ms;
+        (longest > 0 && random.u8(..8) == 0).then(|| journal::now() + random.u64(0..longest) * 1_000_000)
     }
 
     /// Publishes until each is confirmed; `false` if that cannot be any more.
@@ -288,7 +329,9 @@ async fn handle(
     transaction: Transaction,
     publisher: Publisher,
 ) -> Outcome {
-    tokio::time::sleep(events::runs_for(&id)).await;
+    let hang = Duration::from_millis(worker.options.hang_ms);
+    let hangs = hang > Duration::ZERO && events::may_hang(&id);
+    tokio::time::sleep(if hangs { hang } else { events::runs_for(&id) }).await;
     match Fate::of(&id) {
         Fate::Fails(times) if attempt <= times => return Err(Failure::retry("not yet")),
         Fate::Panics if attempt == 1 => panic!("on purpose"),

@@ -3,11 +3,14 @@
 //! It needs cargo, a C compiler, `curl` and `tar`; whatever else a task wants, it installs into the cache,
 //! which lies outside the checkout (see [`cache`]).
 
+mod bench;
 mod cache;
 mod command;
 mod counts;
 mod data;
+mod fuzz;
 mod services;
+mod sim;
 mod steps;
 mod storm;
 mod test;
@@ -38,6 +41,12 @@ enum Task {
     Data,
     /// Breaks processes and files on purpose, and proves that nothing was lost.
     Storm(storm::Options),
+    /// Runs the engine on a simulated broker through seeds of faults.
+    Sim(sim::Options),
+    /// Throws any bytes at every decoder of bytes from outside.
+    Fuzz(fuzz::Options),
+    /// Measures Millstream beside its peers, as ratios of one run.
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +54,9 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Services(options) => services::run(&options),
         Task::Storm(options) => storm::run(&options),
+        Task::Sim(options) => sim::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Data => data::flights().map(|path| println!("{}", path.display())).map_err(Error::from),
     };
     match outcome {

@@ -1,12 +1,13 @@
-//! `cargo xtask storm`: builds the program that breaks processes and files on purpose, and runs it.
+//! `cargo xtask storm`: builds the program that breaks processes and files on purpose, and runs it, with the tools of the
+//! system that it uses where they can be had. A profile that lacks its tool says so and is skipped.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::Value;
 
-use crate::Result;
 use crate::command::Run;
+use crate::{Result, tools};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -18,13 +19,17 @@ pub(crate) struct Options {
     /// Decides what happens and when; by default the time does, and it is printed.
     #[arg(long)]
     seed: Option<u64>,
+    /// How many profiles run at the same time.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    at_once: usize,
     /// Writes a row for each profile to this file, as a JSON array.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 pub(crate) fn run(options: &Options) -> Result {
-    let mut run = program(&options.scale);
+    install();
+    let mut run = program(&options.scale).arg("--at-once").arg(options.at_once.to_string());
     if let Some(seed) = options.seed {
         run = run.arg("--seed").arg(seed.to_string());
     }
@@ -42,6 +47,19 @@ fn program(scale: &str) -> Run {
     Run::cargo("run --release --package millstream-storm -- run --scale").arg(scale)
 }
 
+/// Installs what some profiles need. Without it they are skipped, and say why.
+fn install() {
+    let has_program = |name: &str| Run::new(name).arg("--version").succeeds();
+    let has_library = |name: &str| Run::new("dpkg").args(["--status", name]).succeeds();
+    let tools = [
+        tools::system("strace", || has_program("strace")),
+        tools::system("libfaketime", || has_library("libfaketime")),
+    ];
+    for why in tools.into_iter().filter_map(Result::err) {
+        eprintln!("{why}");
+    }
+}
+
 /// What the CI's storm came to.
 pub(crate) struct Outcome {
     pub(crate) checked: String,
@@ -52,7 +70,9 @@ pub(crate) struct Outcome {
 /// the same again.
 pub(crate) fn ci() -> Result<Outcome> {
     let json = std::env::temp_dir().join(format!("millstream-storm-{}.json", std::process::id()));
-    let mut run = program("ci").arg("--json").arg(json.to_string_lossy());
+    install();
+    // They mostly wait.
+    let mut run = program("ci").args(["--at-once", "3", "--json"]).arg(json.to_string_lossy());
     if let Some(seed) = seed_of_commit() {
         run = run.arg("--seed").arg(seed.to_string());
     }
@@ -62,7 +82,7 @@ pub(crate) fn ci() -> Result<Outcome> {
     outcome(&rows)
 }
 
-fn seed_of_commit() -> Option<u64> {
+pub(crate) fn seed_of_commit() -> Option<u64> {
     let run = Run::new("git").args(["rev-parse", "--short=8", "HEAD"]);
     u64::from_str_radix(run.output().ok()?.trim(), 16).ok()
 }

@@ -32,3 +32,23 @@ pub(crate) fn component(name: &str, probe: &str) -> Result {
     }
     Run::new("rustup").args(["component", "add", name]).run()
 }
+
+/// Makes sure that a tool of the system is there, by the package manager where there is one that we may use. Says why it
+/// is not.
+pub(crate) fn system(package: &str, is_there: impl Fn() -> bool) -> Result<(), String> {
+    if is_there() {
+        return Ok(());
+    }
+    let apt = |args: &str| Run::new("apt-get").args(args.split(' ')).arg(package);
+    let install = "install --yes --quiet --no-install-recommends";
+    // The lists of packages may be old, or not there at all.
+    if !apt(install).succeeds() {
+        let _ = Run::new("apt-get").args(["update", "--quiet"]).succeeds();
+        let _ = apt(install).succeeds();
+    }
+    if is_there() {
+        Ok(())
+    } else {
+        Err(format!("{package} is not installed, and apt-get cannot install it"))
+    }
+}

@@ -1,13 +1,14 @@
 //! The broker: topics by name, and what they are bounded by.
 
 use std::fmt;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
 use millstream_core::{ByteString, Connection, Error, ErrorKind, Limits, Result};
 
 use crate::group::FAR;
+use crate::sync::RwLock;
 use crate::topic::{self, Topic};
 use crate::{MemoryAdmin, MemoryReader, MemoryWriter};
 
@@ -54,7 +55,7 @@ impl Default for Settings {
 }
 
 /// The brokers that the process knows by name.
-static NAMED: LazyLock<Mutex<HashMap<String, MemoryBroker>>> = LazyLock::new(Mutex::default);
+static NAMED: LazyLock<std::sync::Mutex<HashMap<String, MemoryBroker>>> = LazyLock::new(Default::default);
 
 impl MemoryBroker {
     /// A broker of its own with the default bounds.

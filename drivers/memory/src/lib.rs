@@ -34,6 +34,7 @@ mod group;
 mod lane;
 mod log;
 mod reader;
+mod sync;
 mod topic;
 mod writer;
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::iter::Peekable;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
@@ -23,6 +23,7 @@ use crate::broker::Settings;
 use crate::group::{Group, Taken, from_now};
 use crate::lane::LaneId;
 use crate::log::Log;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The messages of a batch that are not written yet.
 pub(crate) type Rest = Peekable<std::vec::IntoIter<Message>>;
@@ -268,14 +269,19 @@ impl Topic {
         }
         let deadline = Instant::now() + self.settings.write_timeout;
         let _waiting = WaitingWriter::new(self);
-        let Ok(_turn) = timeout_at(deadline, self.turn.lock()).await else { return Err(self.no_room_came()) };
+        let mut turn = None;
         loop {
+            let patience = deadline.min(Instant::now() + OVERTAKE);
+            match turn {
+                None => turn = timeout_at(patience, self.turn.lock()).await.ok(),
+                Some(_) => drop(timeout_at(patience, self.room.notified()).await),
+            }
             match self.try_append(rest, outcomes, true) {
                 Ok(()) => return Ok(()),
                 Err(Refused::Never(error)) => return Err(error),
                 Err(Refused::Queue | Refused::Wait) => {}
             }
-            if timeout_at(deadline, self.room.notified()).await.is_err() {
+            if Instant::now() >= deadline {
                 return Err(self.no_room_came());
             }
         }
@@ -387,6 +393,10 @@ impl Topic {
         self.room.notify_one();
     }
 }
+
+/// How long a writer waits for one before it that makes no use of the room there is: its future may be one that nobody
+/// polls any more, such as the loser of a `select!`, and that may be what it waits for itself.
+const OVERTAKE: Duration = Duration::from_millis(100);
 
 /// Counts a writer that waits for room, so that later ones queue behind it.
 struct WaitingWriter<'a>(&'a Topic);

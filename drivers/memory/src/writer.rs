@@ -1,14 +1,17 @@
 //! The writing side: batches into topics, waiting while they are full.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_core::{
     Durability, Error, ErrorKind, Message, Result, WriteOutcome, WriteReport, Writer, WriterCapabilities,
 };
 use tokio::sync::RwLock;
+use tokio::time::timeout;
 
 use crate::broker::Shared;
 use crate::group::FAR;
+use crate::sync::{AtomicBool, Ordering};
 use crate::topic::Rest;
 
 /// Writes to a [`MemoryBroker`](crate::MemoryBroker). Cloning shares it, and its end.
@@ -19,13 +22,22 @@ use crate::topic::Rest;
 #[derive(Debug, Clone)]
 pub struct MemoryWriter {
     shared: Arc<Shared>,
-    /// Whether it is closed. Writes hold it to read, so that closing waits for those under way.
-    closed: Arc<RwLock<bool>>,
+    gate: Arc<Gate>,
 }
+
+#[derive(Debug, Default)]
+struct Gate {
+    closed: AtomicBool,
+    /// Writes hold it to read, so that closing waits for those under way.
+    under_way: RwLock<()>,
+}
+
+/// How much longer than it may take closing waits for a write.
+const GRACE: Duration = Duration::from_secs(1);
 
 impl MemoryWriter {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, closed: Arc::new(RwLock::new(false)) }
+        Self { shared, gate: Arc::default() }
     }
 }
 
@@ -40,8 +52,8 @@ impl Writer for MemoryWriter {
     }
 
     async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {
-        let closed = self.closed.read().await;
-        if *closed {
+        let _under_way = self.gate.under_way.read().await;
+        if self.gate.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::BusIsShutdown, "the memory writer is closed")
                 .fix("write before it is closed, or take a new writer from the broker"));
         }
@@ -69,8 +81,13 @@ impl Writer for MemoryWriter {
     }
 
     async fn close(&self) -> Result<()> {
-        *self.closed.write().await = true;
-        Ok(())
+        self.gate.closed.store(true, Ordering::Release);
+        // A write comes to its end in time, unless its future is kept and no longer polled.
+        let limit = self.shared.settings().write_timeout.saturating_add(GRACE);
+        timeout(limit, self.gate.under_way.write()).await.map(drop).map_err(|_| {
+            Error::new(ErrorKind::Unknown, "a write is under way whose future is kept and no longer polled")
+                .fix("await each publish, drop it, or let a task of its own run it")
+        })
     }
 }
 

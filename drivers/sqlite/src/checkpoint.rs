@@ -2,7 +2,13 @@
 //!
 //! SQLite's automatic checkpoints run inside a commit and swallow their errors; so they are off, and this thread does
 //! it and says what failed.
+//!
+//! The log starts again from its beginning if all of it is moved in the moment when somebody begins to write. Beside a
+//! writer that never rests that moment does not come by itself: the log would only grow, and to sync a file that grows
+//! takes twice as long as to sync one that is overwritten. So once it is large, and nearly all of it is moved, the writer
+//! moves the rest itself, between two commits.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -13,6 +19,9 @@ use crate::open;
 /// How often at most, and how often at least if anything was committed.
 const EVERY: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(2);
+
+/// A write-ahead log of this size is to start again.
+const LARGE: u64 = 16 << 20;
 
 /// A write-ahead log of this size is cut back, if nobody reads it at the moment.
 const TOO_LARGE: u64 = 64 << 20;
@@ -30,12 +39,14 @@ pub(crate) fn run(shared: &Shared, connection: &Connection) {
         if !rung.rung {
             continue;
         }
-        match checkpoint(connection, "PASSIVE") {
-            Ok(()) if failed => {
-                failed = false;
-                tracing::info!(path = %shared.path.display(), "checkpoints work again");
+        match move_most(connection) {
+            Ok(large) => {
+                shared.log_is_large.store(large, Ordering::Release);
+                if failed {
+                    failed = false;
+                    tracing::info!(path = %shared.path.display(), "checkpoints work again");
+                }
             }
-            Ok(()) => {}
             Err(error) => {
                 if !failed {
                     tracing::error!(path = %shared.path.display(), %error,
@@ -55,7 +66,24 @@ pub(crate) fn run(shared: &Shared, connection: &Connection) {
     }
 }
 
-fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
+/// Moves what is committed, and says whether the writer is to move what came meanwhile, so that the log starts again.
+fn move_most(connection: &Connection) -> rusqlite::Result<bool> {
+    let page: u64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    let is_large = |pages: i64| u64::try_from(pages).unwrap_or(0) * page >= LARGE;
+    if !is_large(checkpoint(connection, "PASSIVE")?) {
+        return Ok(false);
+    }
+    // It took a while, in which others wrote. What they write during this one is little.
+    Ok(is_large(checkpoint(connection, "PASSIVE")?))
+}
+
+/// The writer's part, between two commits.
+pub(crate) fn move_rest(connection: &Connection) -> rusqlite::Result<()> {
+    checkpoint(connection, "PASSIVE").map(drop)
+}
+
+/// Moves what it can; says how many pages the log has.
+fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<i64> {
     // Busy, pages in the log, pages moved: a passive one that moved less is taken up by the next.
-    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
+    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(1))
 }

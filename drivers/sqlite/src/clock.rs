@@ -1,9 +1,10 @@
 //! Time that all processes of a machine agree on, and who of them is still alive.
 //!
 //! Leases are compared across processes, so they are told by the machine's own clock since boot: it never jumps. A
-//! boot has a name; leases of another boot are over. Wall-clock time is only for what people read, and for what
-//! is due at a time of day.
+//! boot has a name; leases of another boot are over. A process may see that clock shifted, in a time namespace of its
+//! own: the shift is taken off. Wall-clock time is only for what people read, and for what is due at a time of day.
 
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 /// Milliseconds since this machine booted; suspended time counts.
@@ -13,7 +14,23 @@ pub(crate) fn since_boot() -> i64 {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let clock = rustix::time::ClockId::Monotonic;
     let now = rustix::time::clock_gettime(clock);
-    now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
+    now.tv_sec * 1_000 + now.tv_nsec / 1_000_000 - *SHIFT
+}
+
+/// Milliseconds by which this process's clock since boot is ahead of the machine's. It never changes.
+static SHIFT: LazyLock<i64> = LazyLock::new(|| {
+    let offsets = std::fs::read_to_string("/proc/self/timens_offsets");
+    offsets.ok().and_then(|text| shift(&text)).unwrap_or_default()
+});
+
+/// The line of that clock is `boottime SECONDS NANOSECONDS`.
+fn shift(offsets: &str) -> Option<i64> {
+    let mut words = offsets
+        .lines()
+        .map(str::split_whitespace)
+        .find_map(|mut words| (words.next()? == "boottime").then_some(words))?;
+    let (seconds, nanos): (i64, i64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some(seconds * 1_000 + nanos / 1_000_000)
 }
 
 /// Milliseconds since boot after this time.
@@ -52,9 +69,12 @@ pub(crate) fn is_gone(process: &str) -> bool {
     namespace().is_some_and(|mine| mine == space) && started(pid).is_none_or(|now| now != start)
 }
 
+/// Where a process's number counts, and the time when it started: both are seen otherwise from elsewhere.
 fn namespace() -> Option<String> {
-    let link = std::fs::read_link("/proc/self/ns/pid").ok()?;
-    Some(link.to_string_lossy().into_owned())
+    let pids = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    // Older kernels have no such thing.
+    let time = std::fs::read_link("/proc/self/ns/time").unwrap_or_default();
+    Some(format!("{},{}", pids.display(), time.display()))
 }
 
 /// When a process started, in ticks since boot; none if it is not there, or is dead and only not yet collected.
@@ -83,6 +103,13 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(is_gone(&name));
+    }
+
+    #[test]
+    fn a_shifted_clock_is_told_by_the_line_of_the_time_since_boot() {
+        let told = "monotonic          50         0\nboottime         -100 500000000\n";
+        assert_eq!(shift(told), Some(-99_500));
+        assert_eq!(shift("monotonic 50 0\n"), None);
     }
 
     #[test]

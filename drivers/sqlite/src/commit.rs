@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 use millstream_core::{Error, ErrorKind, Message, Result, Settled, WriteOutcome};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, params};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use crate::balance::{self, Balanced};
-use crate::hub::{Request, Shared, Work};
+use crate::crowd::Crowd;
+use crate::hub::{Held, Request, Shared, Work};
 use crate::member::{Behind, Counted, Member, Phase, Unreadable};
 use crate::open::{self, Identity, Role};
 use crate::publish::{self, Known};
 use crate::settle::{Batch, Desk, Fate, Savepoint, Touched};
 use crate::wake::Wake;
-use crate::{clock, errors, retention};
+use crate::{checkpoint, clock, errors, retention};
 
 /// Messages and settlements in one transaction, at most.
 const MOST: usize = 4_096;
@@ -34,7 +35,7 @@ const RETENTION_PAUSE: Duration = Duration::from_millis(5);
 /// Rows deleted in a step.
 const RETENTION_STEP: usize = 200;
 /// Bytes after which a checkpoint is asked for.
-const CHECKPOINT_AFTER: usize = 1 << 20;
+const CHECKPOINT_AFTER: usize = 4 << 20;
 /// How often a file that could not be opened again is tried.
 const REOPEN_EVERY: Duration = Duration::from_millis(200);
 
@@ -54,6 +55,7 @@ pub(crate) fn run(shared: Arc<Shared>, connection: Connection, identity: Identit
         due_looked: Instant::now(),
         retention: Instant::now() + RETENTION_EVERY,
         written: 0,
+        crowd: Crowd::default(),
         replaced: false,
     };
     if let Some(connection) = &writer.connection
@@ -61,7 +63,7 @@ pub(crate) fn run(shared: Arc<Shared>, connection: Connection, identity: Identit
     {
         tracing::error!(%error, "handlers' SQL cannot be kept from Millstream's own tables");
     }
-    while let Some(requests) = writer.shared.next_requests(writer.wait()) {
+    while let Some(requests) = writer.shared.next_requests(1, writer.wait()) {
         writer.round(requests);
     }
 }
@@ -113,6 +115,7 @@ struct Writer<'w> {
     retention: Instant,
     /// Bytes since a checkpoint was last asked for.
     written: usize,
+    crowd: Crowd,
     /// The file is not the one that was opened: nothing is acknowledged any more.
     replaced: bool,
 }
@@ -123,7 +126,7 @@ enum Waiting {
         outcomes: Vec<WriteOutcome>,
         reply: oneshot::Sender<Result<Vec<WriteOutcome>>>,
         /// Given back when it is dropped, with all the rest.
-        _room: OwnedSemaphorePermit,
+        _held: Held,
     },
     Settled {
         batch: Batch,
@@ -160,6 +163,7 @@ struct Round {
     touched: Touched,
     /// Whether anything is to be committed.
     dirty: bool,
+    requests: usize,
     /// Messages and settlements.
     size: usize,
     bytes: usize,
@@ -200,7 +204,16 @@ impl Writer<'_> {
             self.connection = Some(connection);
             return;
         }
-        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+        if self.shared.log_is_large.swap(false, Ordering::Acquire)
+            && let Err(error) = checkpoint::move_rest(&connection)
+        {
+            // The next checkpoint meets it, too, and tells.
+            tracing::debug!(path = %self.shared.path.display(), %error, "the write-ahead log does not start again");
+        }
+        let turn = self.wake.turn();
+        let begun = connection.execute_batch("BEGIN IMMEDIATE");
+        drop(turn);
+        if let Err(error) = begun {
             let broken = errors::breaks_connection(&error);
             let error = Copy::of(&errors::sqlite("the file cannot be written to", error));
             self.refuse(requests, &|| error.again());
@@ -228,8 +241,10 @@ impl Writer<'_> {
             self.committed(round, Vec::new());
             return;
         }
+        let begun = Instant::now();
         match connection.execute_batch("COMMIT") {
             Ok(()) => {
+                self.crowd.committed(self.shared.waiting(), round.requests, begun.elapsed());
                 if let Err(error) = self.identity.check() {
                     tracing::error!(path = %self.shared.path.display(), %error, "nothing is acknowledged any more");
                     self.replaced = true;
@@ -292,8 +307,10 @@ impl Writer<'_> {
         round: &mut Round,
     ) -> Result<(), Broken> {
         self.see_others(connection)?;
+        let mut waited = false;
         loop {
             while let Some(request) = requests.pop_front() {
+                round.requests += 1;
                 self.one(connection, request, round)?;
                 if round.size >= MOST {
                     break;
@@ -303,9 +320,15 @@ impl Writer<'_> {
                 self.shared.put_back(std::mem::take(requests));
                 break;
             }
-            match self.shared.next_requests(Duration::ZERO) {
+            match self.shared.next_requests(1, Duration::ZERO) {
                 Some(more) if !more.is_empty() => *requests = more,
-                _ => break,
+                _ if waited => break,
+                _ => {
+                    waited = true;
+                    let Some((missing, wait)) = self.crowd.missing(round.requests) else { break };
+                    *requests = self.shared.next_requests(missing, wait).unwrap_or_default();
+                    self.crowd.came(requests.len(), missing);
+                }
             }
         }
         self.timers(connection, round)
@@ -327,7 +350,7 @@ impl Writer<'_> {
 
     fn one(&mut self, connection: &Connection, request: Request, round: &mut Round) -> Result<(), Broken> {
         match request {
-            Request::Publish { messages, reply, room } => {
+            Request::Publish { messages, reply, held } => {
                 round.size += messages.len();
                 round.bytes += messages.iter().map(Message::size).sum::<usize>();
                 let written =
@@ -341,7 +364,7 @@ impl Writer<'_> {
                 if delayed {
                     self.next_due = Some(i64::MIN);
                 }
-                round.waiting.push(Waiting::Published { outcomes, reply, _room: room });
+                round.waiting.push(Waiting::Published { outcomes, reply, _held: held });
                 failed.map_or(Ok(()), |error| Err(Broken(error)))
             }
             Request::Settle { member, batch, reply } => {

@@ -46,11 +46,18 @@ impl DedupStore for SqliteDedupStore {
             return Ok(Vec::new());
         }
         let process = Arc::clone(&self.process);
-        self.hub
+        let wanted: Vec<Name> = keys.into_iter().map(Name::new).collect();
+        let mut unheard = Unheard { hub: Arc::clone(&self.hub), names: wanted.clone() };
+        let answers = self
+            .hub
             .write(move |connection| {
-                keys.into_iter().map(|key| reserve(connection, key, lease, &process)).collect()
+                wanted.into_iter().map(|one| reserve(connection, one, lease, &process)).collect()
             })
-            .await
+            .await;
+        if answers.is_ok() {
+            unheard.names.clear();
+        }
+        answers
     }
 
     async fn confirm(&self, done: &[Reservation]) -> Result<Vec<bool>> {
@@ -74,6 +81,7 @@ impl DedupStore for SqliteDedupStore {
         if failed.is_empty() {
             return Ok(());
         }
+        let failed = names(&failed);
         self.hub.write(move |connection| failed.iter().try_for_each(|one| release(connection, one))).await
     }
 
@@ -102,10 +110,36 @@ impl DedupStore for SqliteDedupStore {
 }
 
 /// A reservation as it is named in the file; it cannot be copied itself, so that nobody confirms what he gave back.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Name {
     key: DedupKey,
     owner: i64,
+}
+
+impl Name {
+    /// One that nobody has yet.
+    fn new(key: DedupKey) -> Self {
+        Self { key, owner: fastrand::i64(1..=i64::MAX) }
+    }
+}
+
+/// Reservations whose answer is not there yet: if nobody waits for it any more, or it is an error, they are given back.
+struct Unheard {
+    hub: Arc<Hub>,
+    names: Vec<Name>,
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        let names = std::mem::take(&mut self.names);
+        if !names.is_empty() {
+            // Behind the wish itself, if that was sent at all.
+            drop(
+                self.hub
+                    .hand_over(move |connection| names.iter().try_for_each(|one| release(connection, one))),
+            );
+        }
+    }
 }
 
 fn name(reservation: &Reservation) -> Name {
@@ -124,8 +158,8 @@ fn failed(what: &str, error: rusqlite::Error, key: &DedupKey) -> Error {
 // In a row, `process` is who has reserved the id, `until` his lease's end since boot. Without a process it was handled:
 // then `until` is in wall-clock nanoseconds, and how long it is remembered.
 
-fn reserve(connection: &Connection, key: DedupKey, lease: Duration, process: &str) -> Result<Reserve> {
-    let owner = fastrand::i64(1..=i64::MAX);
+fn reserve(connection: &Connection, wanted: Name, lease: Duration, process: &str) -> Result<Reserve> {
+    let Name { key, owner } = wanted;
     let reserved = |key| Reserve::Reserved(Reservation { key, owner: owner.unsigned_abs() });
     let (now, until) = (clock::since_boot(), clock::after(lease));
     let take = |condition: &str| -> rusqlite::Result<bool> {
@@ -181,8 +215,7 @@ fn confirm(connection: &Connection, one: &Name, window: Duration) -> rusqlite::R
     Ok(confirmed == 1)
 }
 
-fn release(connection: &Connection, one: &Reservation) -> Result<()> {
-    let one = name(one);
+fn release(connection: &Connection, one: &Name) -> Result<()> {
     connection
         .prepare_cached(
             "DELETE FROM millstream_dedup WHERE grp = ?1 AND id = ?2 AND owner = ?3 AND process IS NOT NULL",
@@ -241,7 +274,7 @@ mod tests {
     }
 
     fn ask(connection: &Connection, id: &'static str) -> Reserve {
-        reserve(connection, key(id), LEASE, &clock::this_process()).unwrap()
+        reserve(connection, Name::new(key(id)), LEASE, &clock::this_process()).unwrap()
     }
 
     fn take(connection: &Connection, id: &'static str) -> Reservation {
@@ -269,7 +302,7 @@ mod tests {
         assert!(contains(&connection, &key("1")).unwrap());
         // another group has not handled it
         let other = DedupKey { group: "h".into(), id: "1".into() };
-        assert!(matches!(reserve(&connection, other, LEASE, "").unwrap(), Reserve::Reserved(_)));
+        assert!(matches!(reserve(&connection, Name::new(other), LEASE, "").unwrap(), Reserve::Reserved(_)));
     }
 
     #[test]
@@ -287,13 +320,13 @@ mod tests {
     fn what_is_released_is_free_and_what_is_confirmed_stays() {
         let (_folder, connection) = file();
         let first = take(&connection, "1");
-        release(&connection, &first).unwrap();
+        release(&connection, &name(&first)).unwrap();
         let second = take(&connection, "1");
         // a reservation that has ended gives nothing back
-        release(&connection, &first).unwrap();
+        release(&connection, &name(&first)).unwrap();
         assert!(matches!(ask(&connection, "1"), Reserve::Busy(_)));
         assert!(confirmed(&connection, &second));
-        release(&connection, &second).unwrap();
+        release(&connection, &name(&second)).unwrap();
         assert_eq!(ask(&connection, "1"), Reserve::Duplicate);
     }
 
@@ -314,7 +347,10 @@ mod tests {
         let (_folder, connection) = file();
         let mut gone = clock::this_process();
         gone.push('0');
-        assert!(matches!(reserve(&connection, key("1"), LEASE, &gone).unwrap(), Reserve::Reserved(_)));
+        assert!(matches!(
+            reserve(&connection, Name::new(key("1")), LEASE, &gone).unwrap(),
+            Reserve::Reserved(_)
+        ));
         let _ = take(&connection, "1");
     }
 
@@ -350,7 +386,7 @@ mod tests {
     #[test]
     fn a_boot_frees_what_was_reserved_in_the_one_before() {
         let (_folder, connection) = file();
-        let _lost = reserve(&connection, key("1"), LEASE, "").unwrap();
+        let _lost = reserve(&connection, Name::new(key("1")), LEASE, "").unwrap();
         let handled = take(&connection, "2");
         assert!(confirmed(&connection, &handled));
         open::new_boot(&connection).unwrap();

@@ -19,13 +19,13 @@ use std::time::Duration;
 use foldhash::HashMap;
 use millstream_core::{ByteString, Error, ErrorKind, Message, Result, Settled, Settlement, WriteOutcome};
 use rusqlite::Connection;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::member::{Member, Topic};
 use crate::open::{self, Role};
 use crate::retention::Retention;
 use crate::wake::Wake;
-use crate::{checkpoint, clock, commit, read};
+use crate::{checkpoint, clock, commit, read, retention};
 
 /// What was chosen when the file was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     writer_bell: Condvar,
     pub(crate) reader_bell: Bell,
     pub(crate) checkpoint_bell: Bell,
+    /// The write-ahead log is large and nearly all of it is moved: the writer is to move the rest.
+    pub(crate) log_is_large: AtomicBool,
     /// Bytes of messages that wait to be written, in KiB.
     room: Arc<Semaphore>,
     /// Whether other processes have members: they are woken after each commit.
@@ -65,19 +67,28 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Queue {
     requests: VecDeque<Request>,
+    /// The writer sleeps until there are so many: to wake it for each, or while it is awake, would cost a call into
+    /// the kernel every time.
+    wake_at: Option<usize>,
     shut: bool,
 }
 
 /// Messages that wait to be written, in KiB, at most.
 const ROOM: usize = 64 << 10;
 
+/// What a publish holds until it is done, also if nobody waits for that any more.
+pub(crate) struct Held {
+    pub(crate) _room: OwnedSemaphorePermit,
+    /// Closing waits for it.
+    pub(crate) _open: OwnedRwLockReadGuard<bool>,
+}
+
 /// Something for the writer to do.
 pub(crate) enum Request {
     Publish {
         messages: Vec<Message>,
         reply: oneshot::Sender<Result<Vec<WriteOutcome>>>,
-        /// Gives the room back when it is done.
-        room: OwnedSemaphorePermit,
+        held: Held,
     },
     Settle {
         member: Arc<Member>,
@@ -171,6 +182,7 @@ impl Hub {
     /// # Errors
     /// As SQLite and the operating system have them.
     pub(crate) fn open(path: &Path, settings: Settings) -> Result<Self> {
+        retention::begin();
         let writer = open::connect(path, Role::Writer, settings.busy_timeout)?;
         open::new_boot(&writer)?;
         let reader = open::connect(path, Role::Reader, settings.busy_timeout)?;
@@ -185,6 +197,7 @@ impl Hub {
             writer_bell: Condvar::new(),
             reader_bell: Bell::default(),
             checkpoint_bell: Bell::default(),
+            log_is_large: AtomicBool::new(false),
             room: Arc::new(Semaphore::new(ROOM)),
             others: AtomicBool::new(true),
             damaged: AtomicU64::new(0),
@@ -200,9 +213,10 @@ impl Hub {
         };
         let hub = Self { shared };
         let [one, two, three] = std::array::from_fn(|_| Arc::clone(&hub.shared));
-        at("millstream-sqlite-write", Box::new(move || commit::run(one, writer, identity, &wake)))?;
-        at("millstream-sqlite-read", Box::new(move || read::run(&two, reader)))?;
-        at("millstream-sqlite-checkpoint", Box::new(move || checkpoint::run(&three, &checkpointer)))?;
+        // Linux keeps 15 bytes of a name.
+        at("ms-sqlite-write", Box::new(move || commit::run(one, writer, identity, &wake)))?;
+        at("ms-sqlite-read", Box::new(move || read::run(&two, reader)))?;
+        at("ms-sqlite-check", Box::new(move || checkpoint::run(&three, &checkpointer)))?;
         Ok(hub)
     }
 
@@ -218,9 +232,17 @@ impl Hub {
         &self,
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.hand_over(work).await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// The same, started at once; its answer comes later, or is not waited for.
+    pub(crate) fn hand_over<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> oneshot::Receiver<Result<T>> {
         let (reply, answer) = oneshot::channel();
         self.shared.send(Request::Work(Box::new(Job { work: Some(work), done: None, reply })));
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        answer
     }
 
     /// Reads on a connection of its own, off the runtime, in one read transaction.
@@ -244,13 +266,17 @@ impl Hub {
         })
     }
 
-    /// Publishes in the next commit.
-    pub(crate) async fn publish(&self, messages: Vec<Message>) -> Result<Vec<WriteOutcome>> {
+    /// Waits until these messages may be handed over.
+    pub(crate) async fn room(&self, messages: &[Message]) -> Result<OwnedSemaphorePermit> {
         let bytes: usize = messages.iter().map(|m| m.size().div_ceil(1024) + 1).sum();
         let room = u32::try_from(bytes.min(ROOM)).unwrap_or(ROOM as u32);
-        let room = Arc::clone(&self.shared.room).acquire_many_owned(room).await.map_err(|_| gone())?;
+        Arc::clone(&self.shared.room).acquire_many_owned(room).await.map_err(|_| gone())
+    }
+
+    /// Publishes in the next commit.
+    pub(crate) async fn publish(&self, messages: Vec<Message>, held: Held) -> Result<Vec<WriteOutcome>> {
         let (reply, answer) = oneshot::channel();
-        self.shared.send(Request::Publish { messages, reply, room });
+        self.shared.send(Request::Publish { messages, reply, held });
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 }
@@ -282,20 +308,36 @@ pub(crate) fn gone() -> Error {
 impl Shared {
     /// Hands something to the writer.
     pub(crate) fn send(&self, request: Request) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).requests.push_back(request);
-        self.writer_bell.notify_one();
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.requests.push_back(request);
+        let enough = queue.wake_at.is_some_and(|count| queue.requests.len() >= count);
+        if enough {
+            queue.wake_at = None;
+        }
+        drop(queue);
+        if enough {
+            self.writer_bell.notify_one();
+        }
     }
 
-    /// Waits for something to do, at most so long; `None` when there is nothing and never will be.
-    pub(crate) fn next_requests(&self, wait: Duration) -> Option<VecDeque<Request>> {
+    /// Waits until there are `count` things to do, at most so long, and takes what there is; `None` when there is
+    /// nothing and never will be.
+    pub(crate) fn next_requests(&self, count: usize, wait: Duration) -> Option<VecDeque<Request>> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.requests.is_empty() && !queue.shut && !wait.is_zero() {
+        if queue.requests.len() < count && !queue.shut && !wait.is_zero() {
+            queue.wake_at = Some(count);
             queue = self.writer_bell.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0;
+            queue.wake_at = None;
         }
         if queue.requests.is_empty() && queue.shut {
             return None;
         }
         Some(std::mem::take(&mut queue.requests))
+    }
+
+    /// How many wait to be done.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).requests.len()
     }
 
     /// Hands back what had no place in a transaction: it goes first in the next.
@@ -352,6 +394,8 @@ pub(crate) struct Bell {
 
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Rung {
+    /// Somebody waits: only then a ring has to go through the kernel.
+    waits: bool,
     pub(crate) rung: bool,
     /// Others may have changed the file.
     pub(crate) from_outside: bool,
@@ -372,15 +416,22 @@ impl Bell {
     }
 
     fn change(&self, change: impl FnOnce(&mut Rung)) {
-        change(&mut self.rung.lock().unwrap_or_else(PoisonError::into_inner));
-        self.bell.notify_one();
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut rung);
+        let waits = std::mem::take(&mut rung.waits);
+        drop(rung);
+        if waits {
+            self.bell.notify_one();
+        }
     }
 
     /// Waits for a ring, at most so long.
     pub(crate) fn wait(&self, time: Duration) -> Rung {
         let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         if !rung.rung && !rung.shut {
+            rung.waits = true;
             rung = self.bell.wait_timeout(rung, time).unwrap_or_else(PoisonError::into_inner).0;
+            rung.waits = false;
         }
         let now = *rung;
         (rung.rung, rung.from_outside) = (false, false);

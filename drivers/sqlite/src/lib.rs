@@ -33,7 +33,7 @@
 //! | `open`, `errors`, `clock` | files, what SQLite says, and time that processes agree on |
 //! | `publish`, `settle`, `balance`, `retention` | what happens inside a transaction |
 //! | `member` | what a subscription holds in memory |
-//! | `hub`, `commit`, `read`, `checkpoint`, `wake` | the threads of an open file |
+//! | `hub`, `commit`, `turn`, `read`, `checkpoint`, `wake` | the threads of an open file |
 //! | `reader`, `writer`, `admin`, `dedup`, `store`, `driver` | thin shells around them |
 
 mod admin;
@@ -42,6 +42,7 @@ mod check;
 mod checkpoint;
 mod clock;
 mod commit;
+mod crowd;
 mod dedup;
 mod driver;
 mod effects;
@@ -59,6 +60,7 @@ mod schema;
 mod settle;
 mod store;
 mod topics;
+mod turn;
 mod wake;
 mod writer;
 

@@ -138,7 +138,51 @@ impl ParkedRow {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_progress_comes_back_as_it_was_and_no_other_passes_for_it(
+            group in 0..i64::MAX,
+            slot in 0..64usize,
+            front in 0..u64::try_from(i64::MAX).unwrap(),
+            holes in proptest::collection::btree_map(any::<u64>(), any::<u32>(), 0..20),
+            parked in any::<u32>(),
+            flip in any::<usize>(),
+        ) {
+            let progress = Progress { front, holes: holes.clone().into_iter().collect(), parked };
+            let mut bytes = progress.encode_holes();
+            let crc = i64::from(progress.crc(group, slot, &bytes));
+            let read = |bytes: &[u8], slot, front| Progress::read(group, slot, front, bytes, parked.into(), crc);
+            let front = i64::try_from(front).unwrap();
+
+            prop_assert_eq!(read(&bytes, slot, front), Ok(progress.clone()));
+            let lowest = BTreeMap::first_key_value(&holes).map_or(progress.front + 1, |(seq, _)| *seq);
+            prop_assert_eq!(progress.lowest(), lowest);
+            prop_assert!(read(&bytes, slot + 1, front).is_err());
+            prop_assert!(read(&bytes, slot, front ^ 1).is_err());
+            if !bytes.is_empty() {
+                let bit = flip % (bytes.len() * 8);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                prop_assert!(read(&bytes, slot, front).is_err(), "bit {}", bit);
+            }
+            bytes.push(0);
+            prop_assert!(read(&bytes, slot, front).is_err());
+        }
+
+        #[test]
+        fn no_bytes_are_too_odd_for_the_decoder_of_holes(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100),
+            (front, parked, crc) in any::<(i64, i64, i64)>(),
+        ) {
+            // Whatever it says, it says it.
+            let _ = Progress::read(1, 0, front, &bytes, parked, crc);
+        }
+    }
 
     #[test]
     fn progress_comes_back_as_it_was_and_every_flipped_bit_is_seen() {

@@ -214,6 +214,11 @@ fn too_many(connection: &Connection, topic: i64, (first, last): (u64, u64), size
 /// Nanoseconds since 1970 by the wall clock of when this process first asked, and milliseconds since boot at that time.
 static START: LazyLock<(i64, i64)> = LazyLock::new(|| (clock::wall(), clock::since_boot()));
 
+/// Begins to count: whoever opens a file does, or a jump before the first look would be taken for the right time.
+pub(crate) fn begin() {
+    LazyLock::force(&START);
+}
+
 /// A jump that is worth a word.
 const JUMP: i64 = 3_600_000_000_000;
 

@@ -10,6 +10,7 @@ use millstream_core::{Error, ErrorKind, Result};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::hub::Shared;
+use crate::turn::Turn;
 
 /// The file, and the watch on it.
 #[derive(Debug)]
@@ -48,6 +49,11 @@ impl Wake {
             })
             .ok();
         Ok(Self { file, _watcher: watcher })
+    }
+
+    /// Waits until it is our turn to write; none if that takes too long.
+    pub(crate) fn turn(&self) -> Option<Turn<'_>> {
+        Turn::wait(&self.file)
     }
 
     /// Wakes the others.

@@ -11,7 +11,7 @@ use millstream_core::{
 use rusqlite::Transaction;
 use tokio::sync::RwLock;
 
-use crate::hub::Hub;
+use crate::hub::{Held, Hub};
 use crate::publish::{self, Known};
 
 /// Writes to a file. Cloning shares it, and its end.
@@ -21,7 +21,7 @@ use crate::publish::{self, Known};
 #[derive(Debug, Clone)]
 pub struct SqliteWriter {
     hub: Arc<Hub>,
-    /// Whether it is closed. Writes hold it to read, so that closing waits for those under way.
+    /// Whether it is closed. Writes hold it to read until they are done, so that closing waits for those under way.
     closed: Arc<RwLock<bool>>,
 }
 
@@ -49,16 +49,21 @@ impl Writer for SqliteWriter {
     }
 
     async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {
-        let closed = self.closed.read().await;
-        if *closed {
+        // Room first: who waits for it, perhaps no longer polled, does not keep the writer from being closed.
+        let room = self.hub.room(&batch).await?;
+        let open = Arc::clone(&self.closed).read_owned().await;
+        if *open {
             return Err(Error::new(ErrorKind::BusIsShutdown, "the sqlite writer is closed")
                 .fix("write before it is closed, or take a new writer from the store"));
         }
         let topic = batch.first().map(|message| message.topic.clone());
-        let outcomes = self.hub.publish(batch).await.map_err(|error| match topic {
-            Some(topic) => error.topic(&*topic),
-            None => error,
-        })?;
+        let outcomes =
+            self.hub.publish(batch, Held { _room: room, _open: open }).await.map_err(
+                |error| match topic {
+                    Some(topic) => error.topic(&*topic),
+                    None => error,
+                },
+            )?;
         Ok(WriteReport::each(outcomes))
     }
 

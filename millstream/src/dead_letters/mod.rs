@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use millstream_core::erased::DynAdmin;
-use millstream_core::{ByteString, Error, ErrorKind, Result};
+use millstream_core::{ByteString, Error, ErrorKind, Limits, Result};
 
 pub(crate) use build::{Dying, host, topic_of};
 pub use letter::DeadLetter;
@@ -176,10 +176,28 @@ impl DeadLetters {
             // A letter of another program: back to where it is asked for.
             message.topic = self.topic.clone();
         }
-        self.publisher.publish_message(message).await?;
+        self.publisher.clone().with_limits(unlimited()).publish_message(message).await?;
         self.discard(id).await?;
         Ok(())
     }
+}
+
+/// The broker took the message once, and its two headers of a redrive are ours: the publisher's limits would only keep
+/// it among the dead. What the driver cannot take is refused all the same.
+fn unlimited() -> Limits {
+    let mut limits = Limits::default();
+    for limit in [
+        &mut limits.payload,
+        &mut limits.headers,
+        &mut limits.header_name,
+        &mut limits.header_bytes,
+        &mut limits.topic,
+        &mut limits.key,
+        &mut limits.id,
+    ] {
+        *limit = usize::MAX;
+    }
+    limits
 }
 
 /// What is done with each.

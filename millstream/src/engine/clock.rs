@@ -1,4 +1,4 @@
-//! The wall clock: the system's, or one that follows the runtime's own time, paused or not.
+//! The wall clock: the system's, one that follows the runtime's own time, paused or not, or the caller's.
 
 use std::time::SystemTime;
 
@@ -13,6 +13,7 @@ pub(crate) enum Clock {
         day: SystemTime,
         start: Instant,
     },
+    Given(fn() -> SystemTime),
 }
 
 impl Clock {
@@ -24,6 +25,7 @@ impl Clock {
         match self {
             Self::System => SystemTime::now(),
             Self::Runtime { day, start } => *day + start.elapsed(),
+            Self::Given(now) => now(),
         }
     }
 

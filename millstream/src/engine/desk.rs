@@ -2,10 +2,10 @@
 //! of those who wait for something in it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::faults::Faults;
@@ -16,13 +16,13 @@ use crate::policy::{FailureReport, Next, Policy};
 /// How far a subscription has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
-    Running,
+    Running = 0,
     /// Nothing new is started; what runs may end.
-    Draining,
+    Draining = 1,
     /// Whatever still runs is abandoned.
-    Aborted,
+    Aborted = 2,
     /// All is settled: the helpers close.
-    Closing,
+    Closing = 3,
 }
 
 pub(crate) struct Desk {
@@ -32,7 +32,9 @@ pub(crate) struct Desk {
     pub(super) runners: usize,
     pub(super) faults: Faults,
     window: Mutex<Window>,
-    phase: watch::Sender<Phase>,
+    phase: AtomicU8,
+    /// Rings at each new phase. Who waits for one is woken in the order of waiting, the same in each run.
+    phase_bell: Notify,
     pub(super) runner_bell: Notify,
     pub(super) reserver_bell: Notify,
     pub(super) outbound_bells: [Notify; 3],
@@ -50,7 +52,8 @@ impl Desk {
             runners,
             faults: Faults::default(),
             window: Mutex::new(window),
-            phase: watch::Sender::new(Phase::Running),
+            phase: AtomicU8::new(Phase::Running as u8),
+            phase_bell: Notify::new(),
             runner_bell: Notify::new(),
             reserver_bell: Notify::new(),
             outbound_bells: Default::default(),
@@ -126,28 +129,42 @@ impl Desk {
     }
 
     pub(super) fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Running,
+            1 => Phase::Draining,
+            2 => Phase::Aborted,
+            _ => Phase::Closing,
+        }
     }
 
     /// Goes on to a later phase; never back.
     pub(super) fn enter(&self, phase: Phase) {
-        self.phase.send_if_modified(|now| {
-            let later = phase > *now;
-            if later {
-                *now = phase;
-            }
-            later
-        });
+        if self.phase.fetch_max(phase as u8, Ordering::AcqRel) < phase as u8 {
+            self.phase_bell.notify_waiters();
+        }
     }
 
-    pub(super) fn phases(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
+    /// Resolves once a later phase than this one is reached.
+    pub(super) async fn left(&self, phase: Phase) {
+        loop {
+            // Made before looking: a bell that rings in between is heard.
+            let rung = self.phase_bell.notified();
+            if self.phase() > phase {
+                return;
+            }
+            rung.await;
+        }
     }
 
     /// Resolves once this phase or a later one is reached.
     pub(super) async fn reached(&self, phase: Phase) {
-        // The sender lives in `self`: this cannot end otherwise.
-        let _ = self.phases().wait_for(|now| *now >= phase).await;
+        loop {
+            let rung = self.phase_bell.notified();
+            if self.phase() >= phase {
+                return;
+            }
+            rung.await;
+        }
     }
 
     pub(super) fn has_ended(&self) -> bool {

@@ -42,6 +42,7 @@ pub(super) async fn run(desk: Arc<Desk>, admin: Option<Arc<dyn DynAdmin>>, clock
             oldest.set(age.as_secs_f64());
         }
         tokio::select! {
+            biased;
             () = sleep(EVERY) => {}
             () = desk.reached(Phase::Aborted) => return,
         }

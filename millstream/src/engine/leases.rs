@@ -37,6 +37,7 @@ pub(super) async fn run(desk: Arc<Desk>, input: Input, plan: LeasePlan<Box<dyn D
     let mut held: Vec<TokenId> = Vec::new();
     loop {
         tokio::select! {
+            biased;
             () = sleep(every) => {}
             () = desk.reached(Phase::Aborted) => return,
         }

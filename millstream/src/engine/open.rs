@@ -79,6 +79,7 @@ pub(super) async fn open(engine: &Engine, spec: Spec) -> Result<Parts> {
     let clock = match engine.settings.time {
         TimeSource::System => Clock::System,
         TimeSource::Runtime => Clock::runtime(),
+        TimeSource::Given(now) => Clock::Given(now),
     };
     let rules = Rules {
         policy: policy.clone(),

@@ -59,6 +59,7 @@ pub(super) async fn run(desk: Arc<Desk>, route: Route) {
         if going.is_empty() {
             let next = trips.iter().filter_map(|t| t.not_before).min();
             tokio::select! {
+                biased;
                 () = desk.outbound_bells[route.way as usize].notified() => {}
                 () = until(next) => {}
                 () = desk.reached(Phase::Aborted) => return,

@@ -84,7 +84,7 @@ impl Pump {
                 standstill = limits == ReadLimits::NOTHING && window.can_park();
                 let timer = if self.input == Input::Main { window.next_timer() } else { None };
                 let drained = closed && window.is_drained() && window.is_marked();
-                (flow, limits, timer, drained || (at_end && window.is_empty()))
+                (flow, limits, timer, drained || window.is_at_end())
             });
             self.source.pause(&flow.stop);
             self.source.resume(&flow.go_on);
@@ -96,12 +96,11 @@ impl Pump {
             let tick = full_since.filter(|_| self.input == Input::Main).map(|since| since + STANDSTILL);
             let wake = [timer, tick, not_before, revoking.iter().map(|r| r.deadline).min()];
             let reads = not_before.is_none() && !at_end && !failed;
-            let mut phases = desk.phases();
             let phase = desk.phase();
             tokio::select! {
                 biased;
                 () = desk.pump_bell.notified(), if self.input == Input::Main => {}
-                _ = phases.wait_for(|p| *p > phase) => {}
+                () = desk.left(phase) => {}
                 Some(Ok(scanned)) = scans.join_next(), if !scans.is_empty() => {
                     self.scanned(scanned, &owned, &mut scans);
                 }
@@ -118,7 +117,10 @@ impl Pump {
                                 revoking.push(event);
                             }
                             Read::Lost(lost) => self.lost(&lost.partitions, &mut owned),
-                            Read::End => at_end = true,
+                            Read::End => {
+                                at_end = true;
+                                desk.with(now, Window::reached_end);
+                            }
                             // What a later version of the contract adds is not understood here.
                             _ => tracing::error!(topic = %desk.info.topic, "the driver sent an unknown event"),
                         }

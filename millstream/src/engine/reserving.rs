@@ -29,6 +29,7 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
         desk.with(now, |window| window.take_reserving(&mut wanted, &mut outworn, &mut to_confirm));
         if wanted.is_empty() && outworn.is_empty() && to_confirm.is_empty() {
             tokio::select! {
+                biased;
                 () = desk.reserver_bell.notified() => {}
                 () = desk.reached(Phase::Aborted) => return,
             }
@@ -42,6 +43,7 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
                 outworn = again;
                 if wanted.is_empty() {
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep(AGAIN) => {}
                         () = desk.reached(Phase::Aborted) => return,
                     }
@@ -68,6 +70,7 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
                         }
                     });
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep(AGAIN) => {}
                         () = desk.reached(Phase::Aborted) => return,
                     }

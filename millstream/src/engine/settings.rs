@@ -49,11 +49,14 @@ pub enum LeaseRenewal {
 }
 
 /// Where the time of day comes from: for due times and for what dead letters say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
 pub enum TimeSource {
     /// The system's clock.
     #[default]
     System,
     /// The runtime's clock, which tests can pause: the day of the start plus what has passed.
     Runtime,
+    /// A clock of the caller's: for tests in which it jumps.
+    Given(fn() -> std::time::SystemTime),
 }

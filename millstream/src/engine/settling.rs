@@ -30,6 +30,7 @@ pub(super) async fn run(
                 return settler.close().await;
             }
             tokio::select! {
+                biased;
                 () = desk.settler_bells[input as usize].notified() => {}
                 () = desk.reached(Phase::Closing) => {}
             }
@@ -79,6 +80,7 @@ pub(super) async fn run(
                     tracing::error!(topic = %desk.info.topic, error, "settlements fail and are sent again");
                 }
                 tokio::select! {
+                    biased;
                     () = sleep(backoff.next()) => {}
                     () = desk.reached(Phase::Aborted) => {
                         // No time is left: they come again.

@@ -5,13 +5,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
 use tokio::time::Instant;
 use tracing::Span;
 
 use super::window::Index;
+use crate::sync::{Mutex, MutexGuard};
 use crate::{Context, Failure, Outcome};
 
 /// Where a run leaves its context when it ends, however it ends: returned, dropped or panicked.

@@ -9,14 +9,14 @@ use crate::arena::Kind;
 use crate::report::Row;
 
 const KIND: Kind =
-    Kind { workers: 1, lease: Duration::from_millis(500), publishers: 4, pause: Duration::from_millis(4) };
+    Kind { lease: Duration::from_millis(300), publishers: 4, pause: Duration::from_millis(4), ..Kind::USUAL };
 
 pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     workers("alone", KIND, seed, |arena| {
-        for _ in 0..scale.of(20, 4) {
+        for _ in 0..scale.of(300, 8) {
             arena.wait_ready(0)?;
-            std::thread::sleep(Duration::from_millis(arena.random.u64(100..500)));
-            let pause = Duration::from_millis(arena.random.u64(400..1_200));
+            std::thread::sleep(Duration::from_millis(arena.random.u64(50..300)));
+            let pause = Duration::from_millis(arena.random.u64(200..800));
             arena.stop(0, pause)?;
         }
         Ok(())

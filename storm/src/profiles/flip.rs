@@ -1,6 +1,6 @@
-//! Single bits flip in a file that has messages, groups with progress, parked messages and dead letters. Whoever opens
-//! it then gets an error, a report that names what is damaged, or what was written: never a wrong byte, and nothing
-//! is missing without a word.
+//! Single bits flip in a file that has messages, groups with progress, parked messages and dead letters; or it is cut off,
+//! a page is zeroed, or two pages trade places. Whoever opens it then gets an error, a report that names what is damaged,
+//! or what was written: never a wrong byte, and nothing is missing without a word.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,8 +35,10 @@ const SETTLED: usize = 160;
 const OWED: usize = MESSAGES - SETTLED + SETTLED / 10;
 /// Nothing more comes if nothing came for so long; longer than the driver's own look-out for others.
 const SILENCE: Duration = Duration::from_millis(400);
-/// Flips that are looked at together.
-const TOGETHER: usize = 8;
+/// Damaged files that are looked at together: much of a look is waiting for what does not come.
+const TOGETHER: usize = 48;
+/// SQLite's, as the driver makes files.
+const PAGE: usize = 4_096;
 /// How long a look into a damaged file may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -68,55 +70,128 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     let panics = count_panics();
     let mut row = Row { messages: (MESSAGES * TOPICS.len()) as u64, ..Row::default() };
     row.acknowledged = row.messages;
-    let (mut identical, mut refused, mut named) = (0, 0, 0);
-    let bits: Vec<usize> = (0..scale.of(2_000, 120)).map(|_| random.usize(0..bytes.len() * 8)).collect();
-    // Some at a time, since much of a look is waiting for what does not come.
-    for bits in bits.chunks(TOGETHER) {
+    let damages = Damage::some(scale, bytes.len(), &mut random);
+    let mut counts = Counts::default();
+    for damages in damages.chunks(TOGETHER) {
         let before = panics.load(Ordering::Acquire);
-        let looks: Vec<_> = bits
+        let looks: Vec<_> = damages
             .iter()
-            .map(|bit| {
+            .map(|damage| {
                 row.faults += 1;
-                let mut flipped = bytes.clone();
-                flipped[bit / 8] ^= 1 << (bit % 8);
+                let damaged = damage.done_to(&bytes);
                 let (folder, number) = (folder.path().to_owned(), row.faults);
                 runtime.spawn(async move {
-                    tokio::time::timeout(PATIENCE, look_at(&flipped, &folder, number)).await
+                    tokio::time::timeout(PATIENCE, look_at(&damaged, &folder, number)).await
                 })
             })
             .collect();
-        for (bit, look) in bits.iter().zip(looks) {
+        for (damage, look) in damages.iter().zip(looks) {
             let ending = match runtime.block_on(look) {
                 Ok(Ok(Ok(look))) => look.compare(&expected),
                 Ok(Ok(Err(_))) => Ending::Refused,
                 Ok(Err(_)) => Ending::Wrong(format!("still not read after {PATIENCE:?}")),
                 Err(panicked) => Ending::Wrong(panicked.to_string()),
             };
-            match ending {
-                Ending::Identical => identical += 1,
-                Ending::Refused => refused += 1,
-                Ending::Named => named += 1,
-                Ending::Wrong(what) => {
-                    row.lost += 1;
-                    let around = &bytes[(bit / 8).saturating_sub(12)..bytes.len().min(bit / 8 + 12)];
-                    let around = around.escape_ascii();
-                    row.problems.push(format!("bit {} of byte {}, amid {around}: {what}", bit % 8, bit / 8));
-                }
+            if let Ending::Wrong(what) = &ending {
+                row.lost += 1;
+                row.problems.push(format!("{}: {what}", damage.told(&bytes)));
             }
+            counts.add(damage, &ending);
         }
         let panicked = panics.load(Ordering::Acquire) - before;
         if panicked > 0 {
-            row.problems.push(format!("{panicked} panics among flips of the bits {bits:?}"));
+            row.problems.push(format!("{panicked} panics among {damages:?}"));
         }
     }
     drop(panic::take_hook());
-    row.detail = format!(
-        "{} bytes; {identical} flips changed nothing that is read, {refused} were refused with an error, {named} cost \
-         what a report names, {} were wrong without a word",
-        bytes.len(),
-        row.problems.len()
-    );
+    row.figures = counts.figures();
+    row.detail = format!("{} bytes", bytes.len());
     Ok(row)
+}
+
+// ---- Damage --------------------------------------------------------------------------------------------------
+
+/// What is done to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    /// One bit flips.
+    Bit(usize),
+    /// It ends after so many bytes.
+    CutOff(usize),
+    /// A page is all zeroes.
+    Zeroed(usize),
+    /// Two pages trade places.
+    Swapped(usize, usize),
+}
+
+impl Damage {
+    /// What is done at this scale, bits first.
+    fn some(scale: Scale, size: usize, random: &mut Rng) -> Vec<Self> {
+        let mut all: Vec<_> =
+            (0..scale.of(20_000, 240)).map(|_| Self::Bit(random.usize(0..size * 8))).collect();
+        let pages = size / PAGE;
+        all.extend((0..scale.of(2_000, 60)).map(|number| match number % 3 {
+            0 => Self::CutOff(random.usize(0..size)),
+            1 => Self::Zeroed(random.usize(0..pages)),
+            _ => {
+                let one = random.usize(0..pages);
+                Self::Swapped(one, (one + random.usize(1..pages)) % pages)
+            }
+        }));
+        all
+    }
+
+    fn done_to(self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let page = |page: usize| page * PAGE..(page + 1) * PAGE;
+        match self {
+            Self::Bit(bit) => bytes[bit / 8] ^= 1 << (bit % 8),
+            Self::CutOff(size) => bytes.truncate(size),
+            Self::Zeroed(number) => bytes[page(number)].fill(0),
+            Self::Swapped(one, other) => {
+                let first = bytes[page(one)].to_vec();
+                bytes.copy_within(page(other), one * PAGE);
+                bytes[page(other)].copy_from_slice(&first);
+            }
+        }
+        bytes
+    }
+
+    /// For whoever looks into it.
+    fn told(self, bytes: &[u8]) -> String {
+        let Self::Bit(bit) = self else { return format!("{self:?}") };
+        let around = &bytes[(bit / 8).saturating_sub(12)..bytes.len().min(bit / 8 + 12)];
+        format!("bit {} of byte {}, amid {}", bit % 8, bit / 8, around.escape_ascii())
+    }
+}
+
+/// How many of each kind ended how.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Bits first, then the rest: those that changed nothing that is read, were refused, cost what a report names, or
+    /// were wrong without a word.
+    ended: [[u64; 4]; 2],
+}
+
+impl Counts {
+    fn add(&mut self, damage: &Damage, ending: &Ending) {
+        let kind = usize::from(!matches!(damage, Damage::Bit(_)));
+        let how = match ending {
+            Ending::Identical => 0,
+            Ending::Refused => 1,
+            Ending::Named => 2,
+            Ending::Wrong(_) => 3,
+        };
+        self.ended[kind][how] += 1;
+    }
+
+    fn figures(&self) -> BTreeMap<&'static str, u64> {
+        const NAMES: [[&str; 4]; 2] = [
+            ["bits_harmless", "bits_refused", "bits_reported", "bits_wrong"],
+            ["pages_harmless", "pages_refused", "pages_reported", "pages_wrong"],
+        ];
+        NAMES.iter().flatten().copied().zip(self.ended.iter().flatten().copied()).collect()
+    }
 }
 
 /// Counts panics, and keeps them from stderr.
@@ -415,4 +490,29 @@ fn wrong_in(got: &[Placed], wanted: &[Placed]) -> Option<String> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_changes_just_what_it_says() {
+        let bytes: Vec<u8> = (0..3 * PAGE).map(|n| (n / PAGE) as u8 + 1).collect();
+        let changed = |damage: Damage| {
+            let damaged = damage.done_to(&bytes);
+            bytes.iter().zip(&damaged).filter(|(a, b)| a != b).count()
+        };
+        assert_eq!(changed(Damage::Bit(77)), 1);
+        assert_eq!(changed(Damage::Zeroed(1)), PAGE);
+        assert_eq!(changed(Damage::Swapped(0, 2)), 2 * PAGE);
+        assert_eq!(Damage::CutOff(9).done_to(&bytes), bytes[..9]);
+    }
+
+    #[test]
+    fn the_full_form_has_twenty_thousand_bits_and_two_thousand_others() {
+        let all = Damage::some(Scale::Full, 100 * PAGE, &mut Rng::with_seed(1));
+        let bits = all.iter().filter(|damage| matches!(damage, Damage::Bit(_))).count();
+        assert_eq!((bits, all.len() - bits), (20_000, 2_000));
+    }
 }

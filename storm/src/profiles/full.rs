@@ -1,10 +1,6 @@
 //! The disk fills up while a process publishes and handles, stays full for a while, and is freed: nothing may be
 //! confirmed that is not there, and the process must go on by itself.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -12,18 +8,18 @@ use millstream_testkit::ledger::Record;
 
 use super::{Scale, workers_on};
 use crate::arena::{Arena, Kind};
+use crate::disk::Disk;
 use crate::report::Row;
 use crate::{Result, scratch};
 
-const KIND: Kind =
-    Kind { workers: 1, lease: Duration::from_secs(2), publishers: 8, pause: Duration::from_millis(4) };
+const KIND: Kind = Kind { publishers: 8, pause: Duration::from_millis(4), ..Kind::USUAL };
 
 /// How long a full disk may stay unnoticed: what SQLite has in its log it can use again.
 const NOTICED: Duration = Duration::from_secs(30);
 /// How long the process may take to go on once there is room.
 const RECOVERED: Duration = Duration::from_secs(15);
 /// What it has to do between two faults, in messages.
-const WORK: u64 = 100;
+const WORK: u64 = 20;
 
 pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     let folder = scratch::folder("full")?;
@@ -36,8 +32,8 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     let mut recovered = Vec::new();
     let row = workers_on(folder.path(), &file, KIND, seed, |arena| {
         arena.wait_ready(0)?;
-        for _ in 0..scale.of(20, 3) {
-            recovered.push(fill_and_free(arena, &point)?);
+        for _ in 0..scale.of(300, 4) {
+            recovered.push(fill_and_free(arena, &disk)?);
         }
         Ok(())
     });
@@ -47,32 +43,31 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     }
     let mut row = row?;
     let longest = recovered.iter().max().copied().unwrap_or_default().as_millis();
-    row.detail += &format!("; went on within {longest} ms of there being room");
+    row.measured("went_on_with_room_ms", u64::try_from(longest).unwrap_or(u64::MAX));
     Ok(row)
 }
 
 /// Fills the disk, waits until the process feels it, frees it; says how long the process took to go on.
-fn fill_and_free(arena: &mut Arena, point: &Path) -> Result<Duration> {
+fn fill_and_free(arena: &mut Arena, disk: &Disk) -> Result<Duration> {
     went_on(arena, WORK, RECOVERED)?;
     std::thread::sleep(Duration::from_millis(arena.random.u64(0..100)));
     let refused = arena.progress(0).refused.load(Ordering::Acquire);
     arena.deeds.faults += 1;
     arena.note(Record::fault("the disk is full"));
-    let ballast = point.join("ballast");
-    fill(&ballast)?;
+    disk.fill()?;
     let full = Instant::now();
     while arena.progress(0).refused.load(Ordering::Acquire) == refused {
         arena.check(0)?;
         if full.elapsed() > NOTICED {
-            fs::remove_file(&ballast)?;
+            disk.free()?;
             return Err(format!("the disk was full for {NOTICED:?} and nobody noticed").into());
         }
         // What other files give back is taken as well.
-        fill(&ballast)?;
+        disk.fill()?;
         std::thread::sleep(Duration::from_millis(1));
     }
-    std::thread::sleep(Duration::from_millis(arena.random.u64(0..500)));
-    fs::remove_file(&ballast)?;
+    std::thread::sleep(Duration::from_millis(arena.random.u64(0..300)));
+    disk.free()?;
     arena.note(Record::Healed { what: "the disk has room".into() });
     went_on(arena, 1, RECOVERED)
 }
@@ -97,49 +92,5 @@ fn went_on(arena: &mut Arena, messages: u64, limit: Duration) -> Result<Duration
             return Ok(limit);
         }
         std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Takes all the room there is.
-fn fill(ballast: &Path) -> Result {
-    let mut file = File::options().create(true).append(true).open(ballast)?;
-    let mut size = 1 << 20;
-    let block = vec![0; size];
-    while size > 0 {
-        match file.write(&block[..size]) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::StorageFull => size /= 2,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// A small file system in memory, gone when it is dropped.
-#[derive(Debug)]
-struct Disk(PathBuf);
-
-impl Disk {
-    /// Mounts one; says why if that is not allowed.
-    fn mount(point: &Path, size: &str) -> Result<Result<Self, String>> {
-        fs::create_dir(point)?;
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "millstream-storm"]).arg(point);
-        let output = match mount.output() {
-            Ok(output) => output,
-            Err(error) => return Ok(Err(format!("`mount` did not start: {error}"))),
-        };
-        if output.status.success() {
-            return Ok(Ok(Self(point.to_owned())));
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Ok(Err(said.lines().next().unwrap_or("`mount` does not say why").to_owned()))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: it is gone from its place at once, whoever still has a file open.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }

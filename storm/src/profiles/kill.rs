@@ -7,12 +7,11 @@ use crate::Result;
 use crate::arena::Kind;
 use crate::report::Row;
 
-const KIND: Kind =
-    Kind { workers: 1, lease: Duration::from_secs(2), publishers: 4, pause: Duration::from_millis(4) };
+const KIND: Kind = Kind { publishers: 4, pause: Duration::from_millis(4), ..Kind::USUAL };
 
 pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     workers("kill", KIND, seed, |arena| {
-        for _ in 0..scale.of(200, 20) {
+        for _ in 0..scale.of(400, 20) {
             // The moment is the point.
             let in_the_start = arena.random.u8(..10) == 0;
             if !in_the_start {

@@ -1,12 +1,19 @@
 //! What is broken, and how: a file each.
 
 mod alone;
+mod clock;
 mod flip;
 mod four;
+mod fsync;
 mod full;
 mod kill;
+mod memory;
+mod mixed;
 mod replaced;
+mod sigterm;
+mod soak;
 mod stop;
+mod timens;
 
 use std::path::Path;
 
@@ -54,12 +61,30 @@ pub(crate) enum Profile {
     Stop,
     #[value(name = "sqlite-alone")]
     Alone,
+    #[value(name = "sqlite-sigterm")]
+    Sigterm,
+    #[value(name = "sqlite-clock")]
+    Clock,
+    #[value(name = "sqlite-timens")]
+    Timens,
+    #[value(name = "sqlite-fsync")]
+    Fsync,
     #[value(name = "sqlite-full")]
     Full,
+    #[value(name = "sqlite-mixed")]
+    Mixed,
     #[value(name = "sqlite-flip")]
     Flip,
     #[value(name = "sqlite-replaced")]
     Replaced,
+    #[value(name = "sqlite-memory")]
+    SqliteMemory,
+    #[value(name = "memory-memory")]
+    MemoryMemory,
+    #[value(name = "sqlite-soak")]
+    SqliteSoak,
+    #[value(name = "memory-soak")]
+    MemorySoak,
 }
 
 impl Profile {
@@ -73,21 +98,39 @@ impl Profile {
             Self::Four => "sqlite-four",
             Self::Stop => "sqlite-stop",
             Self::Alone => "sqlite-alone",
+            Self::Sigterm => "sqlite-sigterm",
+            Self::Clock => "sqlite-clock",
+            Self::Timens => "sqlite-timens",
+            Self::Fsync => "sqlite-fsync",
             Self::Full => "sqlite-full",
+            Self::Mixed => "sqlite-mixed",
             Self::Flip => "sqlite-flip",
             Self::Replaced => "sqlite-replaced",
+            Self::SqliteMemory => "sqlite-memory",
+            Self::MemoryMemory => "memory-memory",
+            Self::SqliteSoak => "sqlite-soak",
+            Self::MemorySoak => "memory-soak",
         }
     }
 
     pub(crate) fn about(self) -> &'static str {
         match self {
             Self::Kill => "one process, killed with signal 9 at random moments",
-            Self::Four => "four processes on one file, one killed every second, some ended in order",
+            Self::Four => "four processes on one file, one killed after the other, some ended in order",
             Self::Stop => "four processes on one file, some made to stand still, beyond their leases too",
             Self::Alone => "one process alone, made to stand still for longer than its lease",
+            Self::Sigterm => "processes asked to end at random moments, some with handlers that hang",
+            Self::Clock => "the wall clock of one of three processes jumps by an hour or a year",
+            Self::Timens => "processes whose clocks since the boot differ",
+            Self::Fsync => "syncs of the log fail in one of two processes: some, some in a row, all",
             Self::Full => "the disk fills up and is freed, again and again",
-            Self::Flip => "single bits flip in the file",
+            Self::Mixed => "all of that at once, on four processes",
+            Self::Flip => "bits flip in the file, it is cut off, pages are zeroed or swapped",
             Self::Replaced => "the file is deleted or replaced while it is open",
+            Self::SqliteMemory | Self::MemoryMemory => {
+                "much is published in little memory while handlers stall"
+            }
+            Self::SqliteSoak | Self::MemorySoak => "a million messages: memory, files, threads and tasks",
         }
     }
 
@@ -97,9 +140,18 @@ impl Profile {
             Self::Four => four::run(scale, seed),
             Self::Stop => stop::run(scale, seed),
             Self::Alone => alone::run(scale, seed),
+            Self::Sigterm => sigterm::run(scale, seed),
+            Self::Clock => clock::run(scale, seed),
+            Self::Timens => timens::run(scale, seed),
+            Self::Fsync => fsync::run(scale, seed),
             Self::Full => full::run(scale, seed),
+            Self::Mixed => mixed::run(scale, seed),
             Self::Flip => flip::run(scale, seed),
             Self::Replaced => replaced::run(scale, seed),
+            Self::SqliteMemory => memory::sqlite(scale),
+            Self::MemoryMemory => memory::memory(scale),
+            Self::SqliteSoak => soak::sqlite(scale),
+            Self::MemorySoak => soak::memory(scale),
         }
     }
 }

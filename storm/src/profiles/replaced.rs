@@ -53,7 +53,7 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     let mut random = Rng::with_seed(seed);
     let folder = scratch::folder("replaced")?;
     let mut row = Row::default();
-    for number in 0..scale.of(210, 35) {
+    for number in 0..scale.of(350, 35) {
         let deed = DEEDS[number % DEEDS.len()];
         let folder = folder.path().join(number.to_string());
         fs::create_dir(&folder)?;

@@ -5,24 +5,25 @@ use std::time::Duration;
 
 use super::{Scale, workers};
 use crate::Result;
-use crate::arena::Kind;
+use crate::arena::{Kind, millis};
 use crate::report::Row;
 
-const KIND: Kind =
-    Kind { workers: 4, lease: Duration::from_secs(1), publishers: 2, pause: Duration::from_millis(10) };
+const LEASE: Duration = Duration::from_millis(600);
+const KIND: Kind = Kind { workers: 4, lease: LEASE, ..Kind::USUAL };
 
 pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
-    workers("stop", KIND, seed, |arena| {
-        for place in 0..KIND.workers {
-            arena.wait_ready(place)?;
-        }
-        for round in 0..scale.of(30, 5) {
-            std::thread::sleep(Duration::from_millis(arena.random.u64(50..800)));
+    let mut row = workers("stop", KIND, seed, |arena| {
+        arena.wait_all_ready()?;
+        for round in 0..scale.of(300, 8) {
+            std::thread::sleep(Duration::from_millis(arena.random.u64(50..400)));
             let place = arena.random.usize(0..KIND.workers);
-            let pause = if round % 2 == 0 { 1_300..2_500 } else { 1..700 };
+            // Some must last until others have taken over and are at work.
+            let pause = if round % 2 == 0 { 800..1_800 } else { 1..400 };
             let pause = Duration::from_millis(arena.random.u64(pause));
             arena.stop(place, pause)?;
         }
         Ok(())
-    })
+    })?;
+    row.at_most("redelivered_after_stop_ms_all", millis(LEASE) + 1_000);
+    Ok(row)
 }

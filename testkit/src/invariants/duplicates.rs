@@ -91,6 +91,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_back_after_an_explained_duplicate_is_owed_again() {
+        // Given a message that came again for a fault, and was then parked, or given back.
+        for ending in [Ending::Park, Ending::Release, Ending::Retry] {
+            let again = vec![Record::fault("kill"), delivered("1"), settled("1", ending, Outcome::Done)];
+            // When it comes once more, then that is no duplicate.
+            let verdict = run(again);
+            assert!(verdict.is_ok(), "{verdict}");
+            assert_eq!((verdict.counts().duplicates, verdict.counts().explained), (1, 1));
+        }
+    }
+
+    #[test]
+    fn a_duplicate_nobody_explains_does_not_excuse_the_next() {
+        let verdict = run(vec![delivered("1")]);
+        assert_eq!(verdict.of(Invariant::DuplicateBudget), 2, "{verdict}");
+    }
+
+    #[test]
     fn a_fault_does_not_explain_what_was_acknowledged_unless_it_brings_a_budget() {
         let after = |fault| {
             judge([published("1", "k", 1), handled("1"), vec![fault], handled("1")], Rules::default())

@@ -60,6 +60,8 @@ pub(super) struct Fate {
     faults_then: u64,
     /// Times it was given back or sent again on purpose.
     pub(super) given_back: u32,
+    /// Deliveries that were not due when they came: they use up none that are due later.
+    beyond: u32,
     pub(super) effects: u32,
     pub(super) last_effect: Option<usize>,
     pub(super) acked: Option<usize>,
@@ -80,7 +82,7 @@ impl Published {
 impl Fate {
     /// Whether a delivery now is one that is due anyway: a copy that did not come yet, or one given back.
     pub(super) fn is_owed(&self, copies: u32) -> bool {
-        self.deliveries < copies + self.given_back
+        self.deliveries < copies + self.given_back + self.beyond
     }
 
     /// Whether a fault struck a delivery of it that was unsettled, and that did not come again since.
@@ -191,6 +193,7 @@ impl State {
                 fate.strike(faults);
                 if matches!(record, Record::Delivered { .. }) && !fate.is_owed(copies) {
                     fate.struck = fate.struck.saturating_sub(1);
+                    fate.beyond += 1;
                 }
                 apply_fate(fate, record, seen.at);
             }

@@ -64,6 +64,12 @@ impl Control {
         self.shared.change(|state, _, _| state.faults.heal_all());
     }
 
+    /// How many calls or messages a fault has hurt, healed or not.
+    #[must_use]
+    pub fn struck(&self, fault: FaultId) -> u64 {
+        self.shared.lock().faults.struck(fault)
+    }
+
     /// Makes every write to one topic fail as unavailable until it is healed: a dead-letter target that is
     /// down.
     pub fn take_down(&self, topic: &str) -> FaultId {
@@ -203,6 +209,12 @@ impl Control {
     #[must_use]
     pub fn settle_log(&self) -> Vec<SettleEntry> {
         self.shared.lock().settled.iter().cloned().collect()
+    }
+
+    /// How often an effect of this name is among the last 100,000 that committed.
+    #[must_use]
+    pub fn effect_count(&self, name: &str) -> u64 {
+        self.shared.lock().effect_counts.get(name).copied().unwrap_or(0)
     }
 
     /// The names of the last 100,000 [`SimEffect`](super::SimEffect)s that committed, in order.

@@ -85,7 +85,7 @@ impl Trigger {
 
 /// Names an injected fault, to heal it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FaultId(u64);
+pub struct FaultId(usize);
 
 #[derive(Debug)]
 struct Rule {
@@ -94,21 +94,21 @@ struct Rule {
     trigger: Trigger,
     injury: Injury,
     seen: u64,
-    struck: u64,
 }
 
 /// The faults in force.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     rules: Vec<Rule>,
-    next: u64,
+    /// How often each fault has struck, by number; kept when it is healed.
+    struck: Vec<u64>,
 }
 
 impl Faults {
     pub(super) fn inject(&mut self, operation: Operation, trigger: Trigger, injury: Injury) -> FaultId {
-        let id = FaultId(self.next);
-        self.next += 1;
-        self.rules.push(Rule { id, operation, trigger, injury, seen: 0, struck: 0 });
+        let id = FaultId(self.struck.len());
+        self.struck.push(0);
+        self.rules.push(Rule { id, operation, trigger, injury, seen: 0 });
         id
     }
 
@@ -118,6 +118,10 @@ impl Faults {
 
     pub(super) fn heal_all(&mut self) {
         self.rules.clear();
+    }
+
+    pub(super) fn struck(&self, id: FaultId) -> u64 {
+        self.struck.get(id.0).copied().unwrap_or(0)
     }
 
     pub(super) fn in_force(&self, id: FaultId) -> bool {
@@ -134,8 +138,9 @@ impl Faults {
             }
             rule.seen += 1;
             let turn = rule.seen.checked_sub(trigger.skip).is_some_and(|n| n > 0 && n % trigger.every == 0);
-            if turn && trigger.times.is_none_or(|times| rule.struck < times) {
-                rule.struck += 1;
+            let struck = &mut self.struck[rule.id.0];
+            if turn && trigger.times.is_none_or(|times| *struck < times) {
+                *struck += 1;
                 hurt = Some((rule.id, rule.injury));
             }
         }

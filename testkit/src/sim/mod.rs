@@ -45,7 +45,7 @@ mod store;
 mod writer;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use millstream_core::Connection;
 
@@ -163,6 +163,12 @@ impl Builder {
     /// The seed of all randomness: the order in which an unordered queue delivers. Default 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.config.seed = seed;
+        self
+    }
+
+    /// Where its time of day comes from. Default: the system.
+    pub fn clock(mut self, now: fn() -> SystemTime) -> Self {
+        self.config.clock = now;
         self
     }
 

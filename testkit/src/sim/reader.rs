@@ -90,7 +90,7 @@ fn join(state: &mut State, config: &Config, request: OpenRequest, now: Instant) 
     let member = state.next_member;
     state.next_member += 1;
     let topic = state.topic(&request.topic, config)?;
-    topic.ripen(now);
+    topic.ripen(now, (config.clock)());
     let starts: Vec<u64> = topic.logs.iter().map(|log| log.resolve(request.start)).collect();
     let ends: Option<Vec<u64>> = topic.logs.iter().map(|log| log.resolve_end(request.end)).collect();
     let group = if queue { Some(ByteString::new()) } else { request.group.clone() };
@@ -181,7 +181,7 @@ impl SimSource {
             // It was there when this was opened.
             return Turn::Ready(Read::End, Vec::new());
         };
-        let ripe = stored.ripen(now);
+        let ripe = stored.ripen(now, (shared.config.clock)());
         let turn = if let Some(browse) = &mut self.browse {
             browse.take(limits, stored)
         } else {
@@ -260,6 +260,7 @@ impl Source for SimSource {
                 }
             };
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = answered => shared.change(|_, _, _| ()),
                 () = due => {}

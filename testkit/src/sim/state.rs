@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytestring::ByteString;
 use millstream_core::{Error, ErrorKind, Message, Result};
@@ -30,6 +30,7 @@ pub(super) struct Config {
     pub(super) create_topics: bool,
     pub(super) count_deliveries: bool,
     pub(super) seed: u64,
+    pub(super) clock: fn() -> SystemTime,
 }
 
 impl Default for Config {
@@ -43,6 +44,7 @@ impl Default for Config {
             create_topics: true,
             count_deliveries: true,
             seed: 0,
+            clock: SystemTime::now,
         }
     }
 }
@@ -60,6 +62,8 @@ pub(super) struct State {
     pub(super) next_member: u32,
     pub(super) settled: VecDeque<SettleEntry>,
     pub(super) effects: VecDeque<String>,
+    /// How often each of them committed.
+    pub(super) effect_counts: BTreeMap<String, u64>,
     pub(super) random: fastrand::Rng,
 }
 
@@ -73,9 +77,20 @@ impl State {
 
     pub(super) fn happened(&mut self, effect: String) {
         if self.effects.len() == HISTORY {
-            self.effects.pop_front();
+            self.forget_oldest_effect();
         }
+        *self.effect_counts.entry(effect.clone()).or_default() += 1;
         self.effects.push_back(effect);
+    }
+
+    fn forget_oldest_effect(&mut self) {
+        let Some(oldest) = self.effects.pop_front() else { return };
+        if let Some(count) = self.effect_counts.get_mut(&oldest) {
+            *count -= 1;
+            if *count == 0 {
+                self.effect_counts.remove(&oldest);
+            }
+        }
     }
 
     /// The topic, made if that is allowed.
@@ -105,7 +120,7 @@ impl State {
     ) -> Result<Option<millstream_core::Position>> {
         self.room(&message.topic, 1, config)?;
         let name = message.topic.clone();
-        Ok(self.topic(&name, config)?.append(message, now))
+        Ok(self.topic(&name, config)?.append(message, now, (config.clock)()))
     }
 }
 
@@ -136,6 +151,7 @@ impl Shared {
             next_member: 1,
             settled: VecDeque::new(),
             effects: VecDeque::new(),
+            effect_counts: BTreeMap::new(),
             random: fastrand::Rng::with_seed(config.seed),
         };
         Self { config, state: Mutex::new(state), changed: Notify::new() }
@@ -224,6 +240,12 @@ impl SimEffect {
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), fails: false }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// An effect that fails, and undoes its settlement.

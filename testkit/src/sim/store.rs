@@ -37,9 +37,9 @@ impl Log {
         self.messages.iter().map(|s| &s.message)
     }
 
-    fn append(&mut self, message: Message) -> u64 {
+    fn append(&mut self, message: Message, now: SystemTime) -> u64 {
         // As Kafka's CreateTime: the publisher's clock counts, where it said anything.
-        let at = if message.time == UNIX_EPOCH { SystemTime::now() } else { message.time };
+        let at = if message.time == UNIX_EPOCH { now } else { message.time };
         self.messages.push_back(Stored { message, at });
         self.end() - 1
     }
@@ -102,10 +102,10 @@ impl Topic {
     }
 
     /// Takes a message in; says where it lies if it is there already.
-    pub(super) fn append(&mut self, message: Message, now: Instant) -> Option<Position> {
+    pub(super) fn append(&mut self, message: Message, now: Instant, day: SystemTime) -> Option<Position> {
         if let Some(at) = message.deliver_at {
             // Wall time into the runtime's time, whose clock may be paused.
-            let wait = at.duration_since(SystemTime::now()).unwrap_or_default();
+            let wait = at.duration_since(day).unwrap_or_default();
             if !wait.is_zero() {
                 self.delayed.insert((now + wait, self.next_delayed), message);
                 self.next_delayed += 1;
@@ -113,18 +113,18 @@ impl Topic {
             }
         }
         let partition = self.partition_of(&message);
-        Some(Position(self.logs[partition].append(message)))
+        Some(Position(self.logs[partition].append(message, day)))
     }
 
     /// Moves what is due into the log; says when the next is.
-    pub(super) fn ripen(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn ripen(&mut self, now: Instant, day: SystemTime) -> Option<Instant> {
         while let Some(entry) = self.delayed.first_entry() {
             if entry.key().0 > now {
                 return Some(entry.key().0);
             }
             let message = entry.remove();
             let partition = self.partition_of(&message);
-            self.logs[partition].append(message);
+            self.logs[partition].append(message, day);
         }
         None
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use millstream_core::{Effects, Epoch, Message, Origin, PartitionId, Reservation, Settlement};
+use millstream_core::{Effects, Epoch, Message, Origin, PartitionId, Reservation, Settlement, TokenId};
 use tokio::time::Instant;
 
 use super::entry::History;
@@ -142,6 +142,8 @@ pub(crate) struct Tag {
     /// An entry that waits for it, with its lane.
     pub(crate) waits: Option<Index>,
     pub(crate) partition: PartitionId,
+    /// The assignment it belongs to.
+    pub(crate) epoch: Epoch,
     /// Messages it settles; more than one for a cumulative settlement.
     pub(crate) count: usize,
     /// Too late after this.
@@ -152,8 +154,9 @@ pub(crate) struct Tag {
 
 impl Tag {
     /// One message, on which nothing waits.
-    pub(super) fn of(partition: PartitionId, lease_until: Option<Instant>) -> Self {
-        Self { waits: None, partition, count: 1, lease_until, dead: false }
+    pub(super) fn of(id: TokenId, lease_until: Option<Instant>) -> Self {
+        let TokenId { partition, epoch, .. } = id;
+        Self { waits: None, partition, epoch, count: 1, lease_until, dead: false }
     }
 
     /// An entry waits for it, with its lane.

@@ -4,9 +4,9 @@
 //! takes the head of any lane. Keys are known by a 64-bit hash with a seed of this process, so that a lane
 //! costs no copy of the key; two keys that share a hash share a lane, which only costs them parallelism.
 
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 
-use foldhash::HashMap;
 use foldhash::fast::{FixedState, RandomState};
 use millstream_core::PartitionId;
 
@@ -39,7 +39,7 @@ impl Lane {
 
 #[derive(Debug)]
 pub(crate) struct Lanes {
-    lanes: HashMap<LaneId, Lane>,
+    lanes: HashMap<LaneId, Lane, FixedState>,
     hasher: FixedState,
 }
 
@@ -47,7 +47,9 @@ impl Lanes {
     pub(crate) fn new(seed: Option<u64>) -> Self {
         // Without a seed given: one nobody can guess, so that nobody can choose keys that collide.
         let seed = seed.unwrap_or_else(|| RandomState::default().hash_one(0u8));
-        Self { lanes: HashMap::default(), hasher: FixedState::with_seed(seed) }
+        // The same seed for the map: with a seed given, also the order in which lanes are gone through repeats.
+        let hasher = FixedState::with_seed(seed);
+        Self { lanes: HashMap::with_hasher(hasher.clone()), hasher }
     }
 
     pub(crate) fn id(&self, key: &[u8]) -> LaneId {

@@ -103,8 +103,8 @@ impl Window {
         entry.reservation = reservation;
         let Some(token) = entry.token.take() else { return };
         entry.stage = Stage::Settling;
-        let (input, partition, lease_until) = (entry.input, entry.partition, entry.lease_until);
-        let tag = Tag { dead: true, ..Tag::of(partition, lease_until).awaited_by(index) };
+        let (input, lease_until) = (entry.input, entry.lease_until);
+        let tag = Tag { dead: true, ..Tag::of(token.id(), lease_until).awaited_by(index) };
         self.send(input, Settlement::new(token, Verdict::Dead(letter)), tag);
     }
 

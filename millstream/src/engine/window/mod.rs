@@ -14,11 +14,19 @@
 
 mod arrive;
 mod batches;
+#[cfg(test)]
+mod closing_model;
 mod counts;
 mod entry;
+#[cfg(test)]
+mod epochs_model;
 mod exchange;
 mod finish;
 mod lanes;
+#[cfg(test)]
+mod lanes_model;
+#[cfg(test)]
+mod leases_model;
 mod leave;
 #[cfg(test)]
 mod model;
@@ -35,7 +43,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
+use foldhash::fast::FixedState;
 use millstream_core::{PartitionId, ReadLimits, Reservation, Token, TokenId};
 use slab::Slab;
 use tokio::time::Instant;
@@ -79,7 +88,8 @@ pub(crate) struct Window {
     unsettled: usize,
     bytes: usize,
     park_entries: usize,
-    partitions: HashMap<(Input, PartitionId), Partition>,
+    /// Gone through in an order that repeats from run to run.
+    partitions: std::collections::HashMap<(Input, PartitionId), Partition, FixedState>,
     /// By [`Way`].
     outgoing: [Vec<Outgoing>; 3],
     settlements: [Vec<Outward>; 2],
@@ -93,6 +103,8 @@ pub(crate) struct Window {
     remembered: Remembered,
     paused: bool,
     closing: bool,
+    /// The driver has no more: it is over once nothing is held.
+    at_end: bool,
     pump_waits_for_room: bool,
     wake_pump: bool,
     pub(crate) counts: Counts,
@@ -118,7 +130,7 @@ impl Window {
             unsettled: 0,
             bytes: 0,
             park_entries: 0,
-            partitions: HashMap::new(),
+            partitions: std::collections::HashMap::default(),
             outgoing: Default::default(),
             settlements: [Vec::new(), Vec::new()],
             marks: Vec::new(),
@@ -129,6 +141,7 @@ impl Window {
             remembered: Remembered::default(),
             paused: false,
             closing: false,
+            at_end: false,
             pump_waits_for_room: false,
             wake_pump: false,
             counts,
@@ -293,11 +306,31 @@ impl Window {
 
     /// Whether nothing runs, leaves or waits for the broker.
     pub(crate) fn is_drained(&self) -> bool {
-        let confirmed = self.to_confirm.is_empty() && !self.confirming;
-        self.running == 0 && self.leaving == 0 && self.unsettled == 0 && confirmed
+        self.running == 0 && self.leaving == 0 && self.unsettled == 0 && self.is_confirmed()
     }
 
-    /// Whether there is nothing at all: for subscriptions with an end.
+    /// Whether the deduplication store knows of everything that was settled.
+    fn is_confirmed(&self) -> bool {
+        self.to_confirm.is_empty() && !self.confirming
+    }
+
+    /// The driver has come to the end that it was given.
+    pub(crate) fn reached_end(&mut self) {
+        self.at_end = true;
+    }
+
+    /// Whether the driver has no more, and nothing is held.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.at_end && self.held() == 0 && self.is_confirmed()
+    }
+
+    /// Whether the pump waits for messages to go.
+    fn pump_waits_for_less(&self) -> bool {
+        self.closing || self.at_end || self.has_revocations()
+    }
+
+    /// Whether there is nothing at all.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.held() == 0
     }

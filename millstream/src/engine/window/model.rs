@@ -41,6 +41,15 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A window of sixteen messages, five at a time; of one partition if settlement is cumulative.
 pub(super) fn window(cumulative: bool, parks: bool) -> Window {
+    let mut window = window_of(rules(cumulative, parks));
+    if cumulative {
+        window.assigned(Input::Main, &[Assigned::new(PartitionId(0), Epoch(0))], false);
+    }
+    window
+}
+
+/// Sixteen messages, five at a time.
+pub(super) fn rules(cumulative: bool, parks: bool) -> Rules {
     let policy = Policy {
         max_in_flight: 16,
         concurrency: 5,
@@ -48,19 +57,7 @@ pub(super) fn window(cumulative: bool, parks: bool) -> Window {
         outage: Outage::never(),
         ..Policy::default()
     };
-    let info = SubscriptionInfo {
-        topic: "t".into(),
-        group: Some("g".into()),
-        handler: "h".into(),
-        max_attempts: 4,
-        codecs: Codecs::default(),
-        other_types: OtherTypes::default(),
-        publisher: Publisher::new(
-            millstream_memory::MemoryBroker::builder().build().writer(),
-            EventRegistry::default(),
-        ),
-    };
-    let rules = Rules {
+    Rules {
         policy,
         cumulative,
         partitions: cumulative,
@@ -73,12 +70,23 @@ pub(super) fn window(cumulative: bool, parks: bool) -> Window {
         lease: None,
         clock: Clock::System,
         seed: Some(1),
-    };
-    let mut window = Window::new(rules, Counts::new(&info));
-    if cumulative {
-        window.assigned(Input::Main, &[Assigned::new(PartitionId(0), Epoch(0))], false);
     }
-    window
+}
+
+pub(super) fn window_of(rules: Rules) -> Window {
+    let info = SubscriptionInfo {
+        topic: "t".into(),
+        group: Some("g".into()),
+        handler: "h".into(),
+        max_attempts: 4,
+        codecs: Codecs::default(),
+        other_types: OtherTypes::default(),
+        publisher: Publisher::new(
+            millstream_memory::MemoryBroker::builder().build().writer(),
+            EventRegistry::default(),
+        ),
+    };
+    Window::new(rules, Counts::new(&info))
 }
 
 /// A broker, as far as the window can tell, that checks what it is told.

@@ -211,10 +211,11 @@ impl Window {
         while let Some((token, cargo)) = state.tracker.advance() {
             match cargo {
                 Some(cargo) => {
+                    let tag = Tag::of(token.id(), None).awaited_by(cargo.index);
                     let mut settlement = Settlement::ack(token);
                     settlement.emit = cargo.emit;
                     settlement.effects = cargo.effects;
-                    ready.push((settlement, Tag::of(partition, None).awaited_by(cargo.index)));
+                    ready.push((settlement, tag));
                 }
                 None => match ready.last_mut() {
                     // The later one settles the earlier with it.
@@ -222,7 +223,10 @@ impl Window {
                         *last = Settlement::ack(token);
                         tag.count += 1;
                     }
-                    _ => ready.push((Settlement::ack(token), Tag::of(partition, None))),
+                    _ => {
+                        let tag = Tag::of(token.id(), None);
+                        ready.push((Settlement::ack(token), tag));
+                    }
                 },
             }
         }
@@ -232,24 +236,29 @@ impl Window {
     }
 
     /// A settlement was sent.
-    pub(super) fn sent(&mut self, input: Input, partition: PartitionId) {
-        if (self.rules.partitions || self.rules.cumulative)
-            && let Some(state) = self.partitions.get_mut(&(input, partition))
-        {
+    pub(super) fn sent(&mut self, input: Input, tag: &Tag) {
+        if let Some(state) = self.assignment(input, tag) {
             state.outstanding += 1;
         }
+    }
+
+    /// The assignment a settlement belongs to, unless that is over: its partition may be ours anew.
+    fn assignment(&mut self, input: Input, tag: &Tag) -> Option<&mut Partition> {
+        if !self.rules.partitions && !self.rules.cumulative {
+            return None;
+        }
+        self.partitions.get_mut(&(input, tag.partition)).filter(|state| state.epoch == tag.epoch)
     }
 
     /// A settlement was answered.
     pub(super) fn confirm(&mut self, input: Input, tag: &Tag) {
         self.unsettled -= 1;
-        if (self.rules.partitions || self.rules.cumulative)
-            && let Some(state) = self.partitions.get_mut(&(input, tag.partition))
-        {
+        if let Some(state) = self.assignment(input, tag) {
             state.outstanding = state.outstanding.saturating_sub(1);
             state.tracker.confirmed(tag.count);
+            let stopped = state.stopped;
             // The pump decides whether it may be read again.
-            self.wake_pump |= state.stopped;
+            self.wake_pump |= stopped;
         }
     }
 
@@ -352,7 +361,7 @@ impl Window {
     /// A note is stored, or cannot be: the message it speaks of may run.
     pub(crate) fn marked(&mut self, then: Option<Index>, now: Instant) {
         self.marking = self.marking.saturating_sub(1);
-        self.wake_pump |= self.closing || self.has_revocations();
+        self.wake_pump |= self.pump_waits_for_less();
         let Some(index) = then else { return };
         if let Some(entry) = self.entries.get_mut(index as usize).filter(|e| e.stage == Stage::Reserving) {
             entry.marked = true;

@@ -37,7 +37,7 @@ impl Window {
     /// What was to be confirmed is.
     pub(crate) fn confirmed(&mut self) {
         self.confirming = false;
-        self.wake_pump |= self.closing;
+        self.wake_pump |= self.pump_waits_for_less();
     }
 
     /// The store's answers, in order. `None`: it could not be asked; ask again after a while.

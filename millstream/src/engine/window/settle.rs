@@ -44,10 +44,10 @@ impl Window {
             self.track(input, partition, number, token, Some(Box::new(cargo)));
             return;
         }
+        let tag = Tag::of(token.id(), lease_until).awaited_by(index);
         let mut settlement = Settlement::ack(token);
         settlement.emit = emit;
         settlement.effects = effects;
-        let tag = Tag::of(partition, lease_until).awaited_by(index);
         let tag = Tag { count: 1 + others.len(), ..tag };
         settlement.others = others;
         self.send(input, settlement, tag);
@@ -55,7 +55,7 @@ impl Window {
 
     pub(super) fn send(&mut self, input: Input, settlement: Settlement, tag: Tag) {
         self.unsettled += 1;
-        self.sent(input, tag.partition);
+        self.sent(input, &tag);
         self.settlements[input as usize].push(Outward { settlement, tag });
     }
 
@@ -86,7 +86,7 @@ impl Window {
                 Verdict::Park(Box::new(Park { after, note }))
             }
         };
-        let tag = Tag::of(partition, entry.lease_until);
+        let tag = Tag::of(token.id(), entry.lease_until);
         self.send(input, Settlement::new(token, verdict), tag);
     }
 
@@ -116,7 +116,7 @@ impl Window {
                 self.become_head(head, now);
             }
         }
-        self.wake_pump |= self.closing || self.has_revocations();
+        self.wake_pump |= self.pump_waits_for_less();
         Some(entry)
     }
 
@@ -167,7 +167,7 @@ impl Window {
                 self.to_confirm.append(&mut reservations);
             }
         }
-        self.wake_pump |= self.closing || self.has_revocations();
+        self.wake_pump |= self.pump_waits_for_less();
         None
     }
 

@@ -1,0 +1,5 @@
+#![no_main]
+
+use millstream_fuzz::target;
+
+libfuzzer_sys::fuzz_target!(init: target("codec_raw").warm_up(), |data: &[u8]| target("codec_raw").check(data));

@@ -1,0 +1,198 @@
+//! Shutting down at any moment, under random schedules: every delivery that was taken in is settled or given back
+//! exactly once, and nothing is started after the end began. Only what still runs at the very end is neither.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use millstream_core::{Delivery, Epoch, Message, PartitionId, Settled, Token, Verdict};
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::model::window;
+use super::*;
+use crate::Failure;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Arrive(usize),
+    Take(usize),
+    End(usize, Ending),
+    Time(u64),
+    /// What left is confirmed.
+    Leave,
+    /// What is settled is confirmed, or is to be sent again.
+    Settle(Answer),
+    Close,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Well,
+    /// With a message of its own.
+    Says,
+    Badly,
+    Hopeless,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Done,
+    Again,
+    Lost,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ending = prop_oneof![3 => Just(Ending::Well), 1 => Just(Ending::Says), 1 => Just(Ending::Badly), 1 => Just(Ending::Hopeless)];
+    let answer = prop_oneof![4 => Just(Answer::Done), 1 => Just(Answer::Again), 1 => Just(Answer::Lost)];
+    prop_oneof![
+        8 => (1..6usize).prop_map(Step::Arrive),
+        8 => (1..5usize).prop_map(Step::Take),
+        12 => (any::<usize>(), ending).prop_map(|(which, ending)| Step::End(which, ending)),
+        4 => (1..90_000u64).prop_map(Step::Time),
+        6 => Just(Step::Leave),
+        8 => answer.prop_map(Step::Settle),
+        1 => Just(Step::Close),
+    ]
+}
+
+struct World {
+    window: Window,
+    now: Instant,
+    arrived: u64,
+    running: Vec<Job>,
+    closed: bool,
+    /// How each delivery ended, and how often.
+    ended: BTreeMap<u64, Vec<&'static str>>,
+}
+
+impl World {
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Arrive(count) => self.arrive(count),
+            Step::Take(max) => {
+                let mut jobs = Vec::new();
+                self.window.take(max, 1, self.now, &mut jobs);
+                assert!(jobs.is_empty() || !self.closed, "something was started after the end began");
+                self.running.extend(jobs);
+            }
+            Step::End(which, ending) => self.end(which, ending),
+            Step::Time(ms) => {
+                self.now += Duration::from_millis(ms);
+                self.window.fire(self.now);
+            }
+            Step::Leave => {
+                for way in Way::ALL {
+                    let mut out = Vec::new();
+                    self.window.take_outgoing(way, &mut out);
+                    out.iter().for_each(|one| self.window.left(one, self.now));
+                }
+            }
+            Step::Settle(answer) => self.settle(answer),
+            Step::Close => {
+                // The pump does it once.
+                if !std::mem::replace(&mut self.closed, true) {
+                    self.window.close(self.now);
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self, count: usize) {
+        let limit = self.window.limits(Input::Main).messages.min(count);
+        assert!(limit == 0 || !self.closed, "messages are asked for after the end began");
+        let mut deliveries = Vec::new();
+        for _ in 0..limit {
+            let number = self.arrived;
+            self.arrived += 1;
+            let message =
+                Message::new("t", "x").with_id(number.to_string()).with_key(format!("key {}", number % 5));
+            deliveries.push(Delivery::new(message, Token::new(PartitionId(0), Epoch(0), number)));
+        }
+        self.window.arrive(Input::Main, &mut deliveries, self.now);
+    }
+
+    fn end(&mut self, which: usize, ending: Ending) {
+        if self.running.is_empty() {
+            return;
+        }
+        let Job { index, item, rest } = self.running.remove(which % self.running.len());
+        let (outcome, emit) = match ending {
+            Ending::Well => (Ok(()), Vec::new()),
+            Ending::Says => (Ok(()), vec![Message::new("other", "y")]),
+            Ending::Badly => (Err(Failure::retry("no")), Vec::new()),
+            Ending::Hopeless => (Err(Failure::unrecoverable("never")), Vec::new()),
+        };
+        let mut done = vec![Done { index, item, rest, outcome, emit, effects: Vec::new() }];
+        self.window.finished(&mut done, self.now);
+    }
+
+    fn settle(&mut self, answer: Answer) {
+        let mut outward = Vec::new();
+        self.window.take_settlements(Input::Main, self.now, &mut outward);
+        while let Some(one) = outward.pop() {
+            let number = one.settlement.token.id().id;
+            let how = match one.settlement.verdict {
+                Verdict::Ack => "settled",
+                Verdict::Release | Verdict::Retry { .. } => "given back",
+                Verdict::Park(_) => "parked",
+                _ => "otherwise",
+            };
+            let outcome = match answer {
+                Answer::Done => Settled::Done,
+                Answer::Lost => Settled::Lost,
+                Answer::Again => {
+                    let error = millstream_core::Error::new(millstream_core::ErrorKind::Unavailable, "down");
+                    let again = Settled::Failed { error, settlement: Box::new(one.settlement) };
+                    let again = self.window.settled(Input::Main, one.tag, again, self.now);
+                    let again = again.expect("it is to be sent again");
+                    self.ended.entry(number).or_default().push(how);
+                    let told = self.window.settled(Input::Main, again.tag, Settled::Done, self.now);
+                    assert!(told.is_none());
+                    continue;
+                }
+            };
+            self.ended.entry(number).or_default().push(how);
+            assert!(self.window.settled(Input::Main, one.tag, outcome, self.now).is_none());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn at_whatever_moment_the_end_begins_each_delivery_ends_exactly_once(
+        steps in prop::collection::vec(step(), 0..150),
+        parks in any::<bool>(),
+        let_end in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let _guard = runtime.enter();
+        let mut world = World {
+            window: window(false, parks),
+            now: Instant::now(),
+            arrived: 0,
+            running: Vec::new(),
+            closed: false,
+            ended: BTreeMap::new(),
+        };
+        for step in &steps {
+            world.step(step);
+        }
+        world.step(&Step::Close);
+        // The handlers end in time, or their time is over.
+        while let_end && !world.running.is_empty() {
+            world.step(&Step::End(0, Ending::Well));
+        }
+        for _ in 0..5 {
+            world.step(&Step::Leave);
+            world.step(&Step::Settle(Answer::Done));
+        }
+
+        let left: Vec<u64> = world.running.iter().map(|job| job.item.message.id.parse().unwrap()).collect();
+        prop_assert_eq!(world.window.is_drained(), left.is_empty());
+        prop_assert_eq!(world.window.running(), left.len());
+        for number in 0..world.arrived {
+            let ends = world.ended.get(&number).map_or(0, Vec::len);
+            prop_assert_eq!(ends, usize::from(!left.contains(&number)), "{}: {:?}", number, world.ended.get(&number));
+        }
+    }
+}
