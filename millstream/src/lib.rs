@@ -81,6 +81,7 @@ pub mod sqlite;
 mod subscription;
 mod text;
 mod units;
+mod uuid_v7;
 
 pub use bus::Bus;
 pub use context::Context;

@@ -1,9 +1,9 @@
 //! The writing side: batches into topics, waiting while they are full.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use millstream_core::{
-    Durability, Error, ErrorKind, Message, Result, WriteOutcome, WriteReport, Writer, WriterCapabilities,
+    Durability, Error, ErrorKind, Message, Result, WriteNow, WriteOutcome, WriteReport, Writer, WriterCapabilities,
 };
 use tokio::sync::RwLock;
 
@@ -21,11 +21,13 @@ pub struct MemoryWriter {
     shared: Arc<Shared>,
     /// Whether it is closed. Writes hold it to read, so that closing waits for those under way.
     closed: Arc<RwLock<bool>>,
+    /// The same for writes that wait for nothing.
+    open: Arc<std::sync::RwLock<bool>>,
 }
 
 impl MemoryWriter {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, closed: Arc::new(RwLock::new(false)) }
+        Self { shared, closed: Arc::default(), open: Arc::new(std::sync::RwLock::new(true)) }
     }
 }
 
@@ -68,7 +70,19 @@ impl Writer for MemoryWriter {
         Ok(WriteReport::each(outcomes))
     }
 
+    fn write_now(&self, message: Arc<Message>) -> WriteNow {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        if !*open {
+            return WriteNow::Later(message);
+        }
+        match self.shared.find(&message.topic) {
+            Some(topic) => topic.append_now(message),
+            None => WriteNow::Later(message),
+        }
+    }
+
     async fn close(&self) -> Result<()> {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
         *self.closed.write().await = true;
         Ok(())
     }

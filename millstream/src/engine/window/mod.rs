@@ -55,13 +55,9 @@ use outage::OutageWatch;
 use partitions::Partition;
 pub(crate) use rules::{ParkMode, Rules};
 
-use crate::context::Item;
-
 pub(crate) struct Window {
     rules: Rules,
     entries: Slab<Entry>,
-    /// Boxes of messages that are done: no more than the window ever held.
-    spare: Vec<Box<Item>>,
     lanes: Lanes,
     ready: VecDeque<Index>,
     reserving: Vec<Index>,
@@ -73,7 +69,10 @@ pub(crate) struct Window {
     confirming: bool,
     timers: BinaryHeap<Reverse<(Instant, Index, u32)>>,
     stamp: u32,
+    /// Handlers that may run at once, granted to the runners.
     running: usize,
+    /// Jobs with the runners, begun or not.
+    out: usize,
     leaving: usize,
     /// Handed to the settlers and not yet answered.
     unsettled: usize,
@@ -82,7 +81,7 @@ pub(crate) struct Window {
     partitions: HashMap<(Input, PartitionId), Partition>,
     /// By [`Way`].
     outgoing: [Vec<Outgoing>; 3],
-    settlements: [Vec<Outward>; 2],
+    settlements: [Outward; 2],
     marks: Vec<MarkRequest>,
     /// Notes taken by the settler and not yet stored.
     marking: usize,
@@ -104,7 +103,6 @@ impl Window {
         let rng = rules.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         Self {
             entries: Slab::new(),
-            spare: Vec::new(),
             lanes: Lanes::new(rules.seed),
             ready: VecDeque::new(),
             reserving: Vec::new(),
@@ -114,13 +112,14 @@ impl Window {
             timers: BinaryHeap::new(),
             stamp: 0,
             running: 0,
+            out: 0,
             leaving: 0,
             unsettled: 0,
             bytes: 0,
             park_entries: 0,
             partitions: HashMap::new(),
             outgoing: Default::default(),
-            settlements: [Vec::new(), Vec::new()],
+            settlements: Default::default(),
             marks: Vec::new(),
             marking: 0,
             reports: Vec::new(),
@@ -267,7 +266,7 @@ impl Window {
         let entries = self.entries.iter().filter(|(_, e)| e.input == input);
         into.extend(entries.filter_map(|(_, e)| e.token.as_ref().map(Token::id)));
         // What is finished stays ours until it is settled, however long the settler has to wait for its turn.
-        into.extend(self.settlements[input as usize].iter().map(|o| o.settlement.token.id()));
+        into.extend(self.settlements[input as usize].settlements.iter().map(|s| s.token.id()));
     }
 
     // ---- Ending ------------------------------------------------------------------------------------------
@@ -294,7 +293,7 @@ impl Window {
     /// Whether nothing runs, leaves or waits for the broker.
     pub(crate) fn is_drained(&self) -> bool {
         let confirmed = self.to_confirm.is_empty() && !self.confirming;
-        self.running == 0 && self.leaving == 0 && self.unsettled == 0 && confirmed
+        self.out == 0 && self.leaving == 0 && self.unsettled == 0 && confirmed
     }
 
     /// Whether there is nothing at all: for subscriptions with an end.
@@ -314,16 +313,17 @@ impl Window {
 
     /// Takes what is to be settled of an input. What is past its lease by our own clock is lost, whatever the
     /// broker would say.
-    pub(crate) fn take_settlements(&mut self, input: Input, now: Instant, into: &mut Vec<Outward>) {
+    pub(crate) fn take_settlements(&mut self, input: Input, now: Instant, into: &mut Outward) {
         if self.rules.lease.is_none() {
             into.append(&mut self.settlements[input as usize]);
             return;
         }
-        for outward in std::mem::take(&mut self.settlements[input as usize]) {
-            if outward.tag.lease_until.is_some_and(|until| until < now) {
-                self.settled(input, outward.tag, millstream_core::Settled::Lost, now);
+        let Outward { settlements, tags } = std::mem::take(&mut self.settlements[input as usize]);
+        for (settlement, tag) in settlements.into_iter().zip(tags) {
+            if tag.lease_until.is_some_and(|until| until < now) {
+                self.settled(input, tag, millstream_core::Settled::Lost, now);
             } else {
-                into.push(outward);
+                into.push(settlement, tag);
             }
         }
     }
@@ -332,8 +332,8 @@ impl Window {
     pub(crate) fn extended(&mut self, held: &[TokenId], kept: &[bool], asked: Instant) {
         let Some(lease) = self.rules.lease else { return };
         let kept: HashMap<TokenId, bool> = held.iter().copied().zip(kept.iter().copied()).collect();
-        let queued = self.settlements.iter_mut().flatten();
-        let queued = queued.map(|o| (o.settlement.token.id(), &mut o.tag.lease_until));
+        let queued = self.settlements.iter_mut().flat_map(|o| o.settlements.iter().zip(&mut o.tags));
+        let queued = queued.map(|(settlement, tag)| (settlement.token.id(), &mut tag.lease_until));
         let held = self.entries.iter_mut().map(|(_, e)| (e.id, &mut e.lease_until));
         for (id, lease_until) in held.chain(queued) {
             match kept.get(&id) {
