@@ -1,6 +1,7 @@
 //! What a driver hands up: deliveries with their tokens, and changes of the assignment.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::oneshot;
@@ -69,8 +70,9 @@ impl Token {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Delivery {
-    /// The message. Foreign ones may lack an id and a content type.
-    pub message: Message,
+    /// The message, shared with whoever else has it: what a driver keeps of it costs no copy. Foreign ones may lack
+    /// an id and a content type.
+    pub message: Arc<Message>,
     /// To settle it with.
     pub token: Token,
     /// Its place in the partition, where there are places.
@@ -84,8 +86,8 @@ pub struct Delivery {
 
 impl Delivery {
     /// A delivery without position, count or park note.
-    pub fn new(message: Message, token: Token) -> Self {
-        Self { message, token, position: None, deliveries: 0, parked: None }
+    pub fn new(message: impl Into<Arc<Message>>, token: Token) -> Self {
+        Self { message: message.into(), token, position: None, deliveries: 0, parked: None }
     }
 
     /// Sets the position.

@@ -3,13 +3,14 @@
 //! Every implementor of a static trait gets its twin by a blanket impl: nobody implements these by hand. A
 //! call boxes one future, and is made once a batch.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::{GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
 use crate::{
     Admin, BoxFuture, Capabilities, DedupKey, DedupScope, DedupStore, Delivery, Effect, Epoch, LeasePlan,
     Leases, Message, OpenRequest, Opened, PartitionId, Read, ReadLimits, Reader, Reservation, Reserve,
-    Result, Settled, Settlement, Settler, Source, Start, TokenId, WriteReport, Writer, WriterCapabilities,
+    Result, Settled, Settlement, Settler, Source, Start, TokenId, WriteNow, WriteReport, Writer, WriterCapabilities,
 };
 
 /// The parts of a subscription, erased.
@@ -124,6 +125,8 @@ pub trait DynWriter: Send + Sync + 'static {
     fn capabilities(&self) -> WriterCapabilities;
     /// As [`Writer::write`].
     fn write(&self, batch: Vec<Message>) -> BoxFuture<'_, Result<WriteReport>>;
+    /// As [`Writer::write_now`].
+    fn write_now(&self, message: Arc<Message>) -> WriteNow;
     /// As [`Writer::close`].
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 }
@@ -134,6 +137,9 @@ impl<W: Writer> DynWriter for W {
     }
     fn write(&self, batch: Vec<Message>) -> BoxFuture<'_, Result<WriteReport>> {
         Box::pin(Writer::write(self, batch))
+    }
+    fn write_now(&self, message: Arc<Message>) -> WriteNow {
+        Writer::write_now(self, message)
     }
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(Writer::close(self))

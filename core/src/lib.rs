@@ -54,7 +54,7 @@ pub use reader::{
     Reader, Settler, Source, Start,
 };
 pub use settle::{Park, Settled, Settlement, Verdict};
-pub use writer::{Bind, BoundWriter, WriteOutcome, WriteReport, Writer};
+pub use writer::{Bind, BoundWriter, WriteNow, WriteOutcome, WriteReport, Writer};
 
 /// A boxed future, as the `Dyn…` twins return.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

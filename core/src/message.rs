@@ -287,6 +287,35 @@ impl Limits {
 }
 
 fn has_control(text: &str) -> bool {
-    // Bytes first: every name is ASCII nearly always, and then one pass decides.
-    text.bytes().any(|b| b < 0x20 || b == 0x7f) || (!text.is_ascii() && text.chars().any(char::is_control))
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    let all = |byte: u8| u64::from_ne_bytes([byte; 8]);
+    // Eight bytes at a time. A borrow may mark a byte too many, but only beside one that is marked rightly.
+    let below = |word: u64, byte: u8| word.wrapping_sub(all(byte)) & !word & HIGH;
+    let (words, rest) = text.as_bytes().as_chunks::<8>();
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let (mut control, mut foreign) = (0, 0);
+    for bytes in words.iter().chain([&last]) {
+        let word = u64::from_ne_bytes(*bytes);
+        control |= below(word, 0x20) | below(word ^ all(0x7f), 1);
+        foreign |= word & HIGH;
+    }
+    control != 0 || (foreign != 0 && text.chars().any(char::is_control))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_found_wherever_they_stand_and_nothing_else_is() {
+        let texts = (0..=0x24f).filter_map(char::from_u32).chain(['\u{2028}', '…', '語', '🦀']);
+        for c in texts {
+            for before in 0..18 {
+                let text = format!("{}{c}{}", "a".repeat(before), "~ é"[..before % 3].to_owned());
+                assert_eq!(has_control(&text), text.chars().any(char::is_control), "{text:?}");
+            }
+        }
+        assert!(!has_control(""));
+    }
 }

@@ -25,6 +25,8 @@
 //!
 //! **An unbounded buffer in front of the broker.** When the broker is slow, waiting is the answer.
 
+use std::sync::Arc;
+
 use crate::{Error, Message, Position, Result, WriterCapabilities};
 
 /// Writes batches of messages to a broker, a database, a file: anything.
@@ -38,6 +40,12 @@ pub trait Writer: Send + Sync + 'static {
     /// # Errors
     /// Only if *nothing* was written, for a reason that concerns the whole batch: not connected, no rights.
     fn write(&self, batch: Vec<Message>) -> impl Future<Output = Result<WriteReport>> + Send;
+
+    /// Writes one message if that can be done without waiting for anything, and otherwise gives it back. Saves a
+    /// driver inside the process the future and the lists of a batch; all others leave it as it is.
+    fn write_now(&self, message: Arc<Message>) -> WriteNow {
+        WriteNow::Later(message)
+    }
 
     /// Waits until everything handed over is confirmed or failed, and closes. A write after it is an error
     /// of kind [`BusIsShutdown`](crate::ErrorKind::BusIsShutdown). Closing twice is fine.
@@ -65,6 +73,27 @@ impl WriteOutcome {
     pub fn is_written(&self) -> bool {
         matches!(self, Self::Written(_))
     }
+
+    /// Why it is not known to be written.
+    ///
+    /// # Errors
+    /// Whatever says that it failed, or that nobody knows.
+    pub fn into_result(self) -> Result<()> {
+        match self {
+            Self::Written(_) => Ok(()),
+            Self::Failed(error) | Self::Unknown(error) => Err(error),
+        }
+    }
+}
+
+/// What a writer did with a message that it was asked to write without waiting.
+#[derive(Debug)]
+#[must_use = "the message may not have been written"]
+pub enum WriteNow {
+    /// It was dealt with.
+    Done(WriteOutcome),
+    /// It cannot be done without waiting: here it is again, to be written with [`Writer::write`].
+    Later(Arc<Message>),
 }
 
 /// What became of each message of a batch.

@@ -19,12 +19,22 @@ pub enum Operation {
     Unlink,
     /// Giving a file another name, or one more.
     Rename,
+    /// Anything but reading: a disk that is gone.
+    Any,
 }
 
 impl Operation {
     /// All there are.
-    pub const ALL: [Self; 7] =
-        [Self::Open, Self::Read, Self::Write, Self::Sync, Self::Truncate, Self::Unlink, Self::Rename];
+    pub const ALL: [Self; 8] = [
+        Self::Open,
+        Self::Read,
+        Self::Write,
+        Self::Sync,
+        Self::Truncate,
+        Self::Unlink,
+        Self::Rename,
+        Self::Any,
+    ];
 }
 
 /// What the system says to whoever asked.
@@ -94,12 +104,16 @@ impl Faults {
 
     /// Says whether this one fails.
     pub(crate) fn strike(&mut self, operation: Operation) -> Option<Failure> {
-        let seen = self.seen.entry(operation).or_default();
-        *seen += 1;
-        let fault = self.armed.filter(|fault| fault.operation == operation)?;
+        *self.seen.entry(operation).or_default() += 1;
+        let any = operation != Operation::Read;
+        *self.seen.entry(Operation::Any).or_default() += u64::from(any);
+        let meant =
+            |fault: &Fault| fault.operation == operation || (any && fault.operation == Operation::Any);
+        let fault = self.armed.filter(meant)?;
+        let seen = self.counted(fault.operation);
         let struck = match fault.lasts {
-            Lasts::Once => *seen == fault.nth,
-            Lasts::UntilHealed => *seen >= fault.nth,
+            Lasts::Once => seen == fault.nth,
+            Lasts::UntilHealed => seen >= fault.nth,
         };
         self.failed += u64::from(struck);
         struck.then_some(fault.failure)
@@ -126,6 +140,18 @@ mod tests {
         assert_eq!(faults.strike(Operation::Sync), None);
         assert_eq!(writes(&mut faults, 5), [false, false, true, false, false]);
         assert_eq!(faults.failed(), 1);
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_fails_whatever_is_asked_but_reads() {
+        let mut faults = Faults::default();
+        let (operation, lasts) = (Operation::Any, Lasts::UntilHealed);
+        faults.arm(Fault { operation, nth: 2, failure: Failure::Io, lasts });
+        assert_eq!(faults.strike(Operation::Write), None);
+        assert_eq!(faults.strike(Operation::Read), None);
+        assert_eq!(faults.strike(Operation::Sync), Some(Failure::Io));
+        assert_eq!(faults.strike(Operation::Open), Some(Failure::Io));
+        assert_eq!(faults.counted(Operation::Any), 3);
     }
 
     #[test]

@@ -90,6 +90,7 @@ fn every_kind_of_operation_can_fail_until_it_is_healed() {
         Operation::Truncate => OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(1)),
         Operation::Unlink => fs::remove_file(&path),
         Operation::Rename => fs::rename(&path, mounted.file("b")),
+        Operation::Any => fs::remove_file(mounted.file("b")),
     };
     for operation in Operation::ALL {
         fs::write(&path, "hello").unwrap();

@@ -10,10 +10,10 @@ use millstream_core::{
 
 use crate::Publisher;
 
-/// One message on its way through a handler.
-#[derive(Debug)]
+/// One message on its way through a handler. The window keeps it, a run has a copy: the message itself is shared.
+#[derive(Debug, Clone)]
 pub(crate) struct Item {
-    pub(crate) message: Message,
+    pub(crate) message: Arc<Message>,
     pub(crate) origin: Origin,
     /// Runs of the handler, this one included.
     pub(crate) attempt: u32,
@@ -27,10 +27,9 @@ pub(crate) struct Item {
 /// A layer wraps [`Handler::call`](crate::Handler::call) and may look at everything here; an extractor of
 /// your own implements [`FromContext`](crate::FromContext).
 pub struct Context {
-    /// Boxed, and the box used again and again: a message on its way through moves a pointer.
-    pub(crate) item: Box<Item>,
+    pub(crate) item: Item,
     /// The others of a batch, in order; empty for handlers of single messages.
-    pub(crate) rest: Vec<Box<Item>>,
+    pub(crate) rest: Vec<Item>,
     pub(crate) subscription: Arc<SubscriptionInfo>,
     held: Option<Arc<Held>>,
     extensions: Extensions,
@@ -57,7 +56,7 @@ pub struct SubscriptionInfo {
 }
 
 impl Context {
-    pub(crate) fn new(subscription: Arc<SubscriptionInfo>, item: Box<Item>, rest: Vec<Box<Item>>) -> Self {
+    pub(crate) fn new(subscription: Arc<SubscriptionInfo>, item: Item, rest: Vec<Item>) -> Self {
         Self { item, rest, subscription, held: None, extensions: Extensions::default() }
     }
 
@@ -70,7 +69,7 @@ impl Context {
     /// All messages: one, or those of a batch in order.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = &Message> {
         // `Chain` does not know its length: an index does.
-        (0..self.rest.len() + 1).map(|i| if i == 0 { &self.item.message } else { &self.rest[i - 1].message })
+        (0..self.rest.len() + 1).map(|i| if i == 0 { &*self.item.message } else { &*self.rest[i - 1].message })
     }
 
     /// Which run of the handler this is, from 1.
@@ -119,14 +118,9 @@ impl Context {
         &mut self.extensions
     }
 
-    /// Closes and empties what the handler left.
-    pub(crate) fn take_held(&mut self) -> (Vec<Message>, Effects) {
-        self.held.take().map(|held| held.close()).unwrap_or_default()
-    }
-
-    /// What it was made of.
-    pub(crate) fn into_items(self) -> (Box<Item>, Vec<Box<Item>>) {
-        (self.item, self.rest)
+    /// What the handler left, if it ever asked where to leave something.
+    pub(crate) fn take_held(&mut self) -> Option<Arc<Held>> {
+        self.held.take()
     }
 }
 
@@ -183,26 +177,32 @@ impl Held {
         Ok(state)
     }
 
-    fn close(&self) -> (Vec<Message>, Effects) {
+    /// Takes what is held; from now on nothing more is.
+    pub(crate) fn close(&self) -> (Vec<Message>, Effects) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.closed = true;
         (std::mem::take(&mut state.messages), std::mem::take(&mut state.effects))
     }
 }
 
+/// A value of any type.
+type Value = Box<dyn Any + Send + Sync>;
+
 /// Values by type, from layer to layer.
 #[derive(Default)]
 pub struct Extensions {
-    // A list: there are few, and empty it costs nothing.
-    values: Vec<(TypeId, Box<dyn Any + Send + Sync>)>,
+    // A list, since there are few; made for the first one only, since most messages have none.
+    #[allow(clippy::box_collection, reason = "what is nearly always absent should take and cost next to nothing")]
+    values: Option<Box<Vec<(TypeId, Value)>>>,
 }
 
 impl Extensions {
     /// Sets the value of this type; gives back the one there was.
     pub fn insert<T: Any + Send + Sync>(&mut self, value: T) -> Option<T> {
         let id = TypeId::of::<T>();
-        let old = self.values.iter().position(|(t, _)| *t == id).map(|i| self.values.swap_remove(i).1);
-        self.values.push((id, Box::new(value)));
+        let values = self.values.get_or_insert_default();
+        let old = values.iter().position(|(t, _)| *t == id).map(|i| values.swap_remove(i).1);
+        values.push((id, Box::new(value)));
         old.and_then(|b| b.downcast().ok()).map(|b| *b)
     }
 
@@ -210,12 +210,13 @@ impl Extensions {
     #[must_use]
     pub fn get<T: Any + Send + Sync>(&self) -> Option<&T> {
         let id = TypeId::of::<T>();
-        self.values.iter().find(|(t, _)| *t == id).and_then(|(_, v)| v.downcast_ref())
+        let (_, value) = self.values.as_ref()?.iter().find(|(t, _)| *t == id)?;
+        value.downcast_ref()
     }
 }
 
 impl fmt::Debug for Extensions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Extensions").field("len", &self.values.len()).finish()
+        f.debug_struct("Extensions").field("len", &self.values.as_ref().map_or(0, |v| v.len())).finish()
     }
 }

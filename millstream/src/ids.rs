@@ -7,6 +7,8 @@ use bytes::BytesMut;
 use fastrand::Rng;
 use millstream_core::{BoxError, ByteString, Error, ErrorKind, Result};
 
+use crate::uuid_v7;
+
 /// Makes the ids of messages. Cloning shares its state.
 ///
 /// An id is unique to its message and stays with it through redeliveries, retries and redrives: deduplication
@@ -95,7 +97,10 @@ impl IdFactory {
     /// Appends the next id, so that a publisher pays no allocation for it.
     pub(crate) fn append_to(&self, out: &mut BytesMut) -> Result<()> {
         match &self.kind {
-            Kind::UuidV7 => append_uuid(uuid::Uuid::now_v7(), out),
+            Kind::UuidV7 => append_uuid(
+                uuid_v7::next().map_err(|e| failed("got no random bits of the system").source(e))?,
+                out,
+            ),
             Kind::UuidV4 => append_uuid(uuid::Uuid::new_v4(), out),
             #[cfg(feature = "ksuid")]
             Kind::Ksuid => {

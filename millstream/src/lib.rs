@@ -82,6 +82,7 @@ mod subscription;
 mod sync;
 mod text;
 mod units;
+mod uuid_v7;
 
 pub use bus::Bus;
 pub use context::Context;

@@ -15,7 +15,7 @@ use metrics::{Counter, counter};
 use millstream_core::erased::DynWriter;
 use millstream_core::event::Format as _;
 use millstream_core::{
-    ByteString, Codecs, Error, ErrorKind, Event, Headers, Limits, Message, Result, WriteOutcome, WriteReport,
+    ByteString, Codecs, Error, ErrorKind, Event, Headers, Limits, Message, Result, WriteNow, WriteOutcome, WriteReport,
     Writer, WriterCapabilities, names,
 };
 use tracing::{Instrument, Span};
@@ -275,7 +275,7 @@ impl Publisher {
     /// # Errors
     /// As [`publish_with`](Self::publish_with).
     pub fn publish_message(&self, message: Message) -> impl Future<Output = Result<()>> + Send {
-        self.send_one(self.complete(message))
+        self.send_one(self.completed(message))
     }
 
     /// Publishes messages of any topics; says of each what became of it. As [`publish_all`](Self::publish_all).
@@ -286,7 +286,7 @@ impl Publisher {
         &self,
         messages: impl IntoIterator<Item = Message>,
     ) -> impl Future<Output = Result<WriteReport>> + Send {
-        self.send(messages.into_iter().map(|message| self.complete(message)).collect())
+        self.send(messages.into_iter().map(|message| self.completed(message)).collect())
     }
 
     /// In a handler: publishes at once, whether the handler succeeds or not. Elsewhere the same as
@@ -296,7 +296,7 @@ impl Publisher {
     /// As [`publish`](Self::publish).
     pub fn publish_now<E: Event>(&self, event: &E) -> impl Future<Output = Result<()>> + Send {
         let message = self.message(event);
-        async move { self.write(vec![message?]).await?.into_result() }
+        async move { self.write_one(Arc::new(message?)).await }
     }
 
     /// In a handler: a publisher that holds nothing, for the other ways to publish at once. It continues the
@@ -382,7 +382,7 @@ impl Publisher {
                 None => headers.append_null(name),
             }
         }
-        self.complete(Message {
+        let mut message = Message {
             id: match options.id {
                 Some(id) => id,
                 None => ByteString::try_from(parts.id).map_err(|e| {
@@ -396,7 +396,9 @@ impl Publisher {
             data: Some(parts.data),
             time: (self.shared.clock)(),
             deliver_at: options.deliver_at,
-        })
+        };
+        self.complete(&mut message)?;
+        Ok(message)
     }
 
     /// Appends payload, id and key to the buffer: one allocation for all three, or none.
@@ -420,7 +422,7 @@ impl Publisher {
     }
 
     /// Adds what a message lacks, and refuses what must not go out.
-    fn complete(&self, mut message: Message) -> Result<Message> {
+    fn complete(&self, message: &mut Message) -> Result<()> {
         if message.id.is_empty() {
             message.id = self.shared.ids.next_id().map_err(|e| message.locate(e))?;
         }
@@ -435,7 +437,11 @@ impl Publisher {
                 message.headers.insert(ByteString::from_static(names::TRACESTATE), state.clone());
             }
         }
-        self.check(&message)?;
+        self.check(message)
+    }
+
+    fn completed(&self, mut message: Message) -> Result<Message> {
+        self.complete(&mut message)?;
         Ok(message)
     }
 
@@ -482,11 +488,15 @@ impl Publisher {
 
     // ---- Sending -----------------------------------------------------------------------------------------
 
-    async fn send_one(&self, message: Result<Message>) -> Result<()> {
-        let message = message?;
-        match &self.held {
-            None => self.write(vec![message]).await?.into_result(),
-            Some(held) => self.hold(held, [message]),
+    /// Takes the message behind a pointer: it goes through several futures, and each would copy it.
+    fn send_one(&self, message: Result<Message>) -> impl Future<Output = Result<()>> + Send {
+        let message = message.map(Arc::new);
+        async move {
+            let message = message?;
+            match &self.held {
+                None => self.write_one(message).await,
+                Some(held) => self.hold(held, [Arc::unwrap_or_clone(message)]),
+            }
         }
     }
 
@@ -523,6 +533,21 @@ impl Publisher {
             Error::new(ErrorKind::Unsupported, "this scheduler was made of a reader alone: it cannot publish")
                 .fix("give it a writer with `Scheduler::with_writer`, or use a `Bus`")
         })
+    }
+
+    async fn write_one(&self, message: Arc<Message>) -> Result<()> {
+        let message = {
+            let writer = self.open()?;
+            let _entered = send_span(std::slice::from_ref(&*message)).entered();
+            match writer.write_now(message) {
+                WriteNow::Done(outcome) => {
+                    self.shared.published.increment(u64::from(outcome.is_written()));
+                    return outcome.into_result();
+                }
+                WriteNow::Later(message) => message,
+            }
+        };
+        self.write(vec![Arc::unwrap_or_clone(message)]).await?.into_result()
     }
 
     async fn write(&self, messages: Vec<Message>) -> Result<WriteReport> {

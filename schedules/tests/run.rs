@@ -20,6 +20,11 @@ fn the_deduplication_store_keeps_its_word_under_any_schedule() {
 }
 
 #[test]
+fn the_hand_over_to_the_threads_of_sqlite_keeps_its_word_under_any_schedule() {
+    passes(env!("CARGO_BIN_EXE_schedules-handover"));
+}
+
+#[test]
 fn slots_keep_their_word_under_any_schedule() {
     passes(env!("CARGO_BIN_EXE_schedules-slots"));
 }

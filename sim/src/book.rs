@@ -78,6 +78,10 @@ impl Book {
         Some(open)
     }
 
+    pub(crate) fn case_of(&self, member: u64, token: TokenId) -> Option<Case> {
+        Some(self.open.get(&member)?.get(&token)?.case.clone())
+    }
+
     /// Deliveries of a partition up to a position: what a cumulative settlement settles.
     pub(crate) fn up_to(&self, member: u64, token: TokenId) -> Vec<TokenId> {
         let Some(held) = self.open.get(&member) else { return Vec::new() };

@@ -265,6 +265,8 @@ pub(crate) struct WireSettler {
 #[derive(Debug)]
 struct Sent {
     tokens: Vec<TokenId>,
+    /// What it settles: after a death nobody else remembers.
+    cases: Vec<Case>,
     ending: Ending,
     effects: Vec<String>,
     /// Ids of the messages that commit with it.
@@ -273,15 +275,26 @@ struct Sent {
 }
 
 impl Sent {
-    fn of(settlement: &Settlement, group: &'static str) -> Self {
+    fn of(settlement: &Settlement, seat: &Seat) -> Self {
+        let world = &seat.wire.world;
+        let group = seat.group;
         let others = settlement.others.iter().map(millstream_core::Token::id);
         let letter = match &settlement.verdict {
             millstream_core::Verdict::Dead(letter) => Some(((group, letter.id.clone()), digest(letter))),
             _ => None,
         };
         let effects = settlement.effects.iter().filter_map(|e| e.downcast_ref::<SimEffect>());
+        let tokens: Vec<TokenId> = std::iter::once(settlement.token.id()).chain(others).collect();
+        let book = world.book();
+        let all = |token: &TokenId| match world.is_cumulative() {
+            true => book.up_to(seat.member, *token),
+            false => vec![*token],
+        };
+        let cases = tokens.iter().flat_map(all).filter_map(|token| book.case_of(seat.member, token)).collect();
+        drop(book);
         Self {
-            tokens: std::iter::once(settlement.token.id()).chain(others).collect(),
+            tokens,
+            cases,
             ending: Ending::from(&settlement.verdict),
             effects: effects.map(|effect| effect.name().to_owned()).collect(),
             emits: settlement.emit.iter().map(|message| message.id.clone()).collect(),
@@ -331,7 +344,13 @@ impl Seat {
         }
         let cumulative = world.is_cumulative();
         match outcome {
-            Some(Settled::Failed { .. } | Settled::EffectsFailed(_)) => {}
+            Some(Settled::Failed { .. }) => {}
+            // Undone: its handler runs again.
+            Some(Settled::EffectsFailed(_)) => {
+                let cases: Vec<Case> =
+                    sent.tokens.iter().filter_map(|token| world.book().case_of(self.member, *token)).collect();
+                cases.iter().for_each(|case| world.given_back(case));
+            }
             Some(Settled::Done) => {
                 sent.emits.iter().for_each(|id| world.acked(id));
                 if let Some((case, digest)) = &sent.letter {
@@ -350,11 +369,13 @@ impl Seat {
                     world.ledger.write(Record::MaybeWritten { id: id.clone() });
                 }
                 for token in &sent.tokens {
-                    let Some(open) = world.book().release(self.member, *token) else { continue };
+                    world.book().release(self.member, *token);
+                }
+                for case in &sent.cases {
                     if !lost {
-                        world.in_doubt(&open.case, sent.letter.is_some());
+                        world.in_doubt(case, sent.letter.is_some());
                     }
-                    world.may_come_again(&open.case);
+                    world.may_come_again(case);
                 }
                 if outcome.is_some() {
                     world.book().too_late += 1;
@@ -395,7 +416,7 @@ impl Settler for WireSettler {
     async fn settle(&mut self, batch: Vec<Settlement>) -> Vec<Settled> {
         let seat = Arc::clone(&self.seat);
         let wire = &seat.wire;
-        let sent: Vec<Sent> = batch.iter().map(|settlement| Sent::of(settlement, seat.group)).collect();
+        let sent: Vec<Sent> = batch.iter().map(|settlement| Sent::of(settlement, &seat)).collect();
         let mut phases = vec![Phase::Settling];
         phases.extend(sent.iter().filter_map(|sent| match sent.ending {
             Ending::Park | Ending::Retry => Some(Phase::Parking),

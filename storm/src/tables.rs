@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytestring::ByteString;
 use millstream::sqlite::{SqliteStore, check, rusqlite};
@@ -70,7 +71,7 @@ pub(crate) async fn browse(reader: &impl Reader, topic: &str) -> Result<Vec<Mess
     loop {
         let mut some = Vec::new();
         let read = source.read(&mut some, ReadLimits::new(1_000, 8 << 20)).await?;
-        all.extend(some.into_iter().map(|delivery| delivery.message));
+        all.extend(some.into_iter().map(|delivery| Arc::unwrap_or_clone(delivery.message)));
         if matches!(read, Read::End) {
             source.close().await?;
             return Ok(all);

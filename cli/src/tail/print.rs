@@ -37,7 +37,7 @@ impl Printer {
         let partition = self.partitions.then_some(origin.partition.0);
         match self.form {
             Form::Json => out.json(&Document {
-                message: Wire::from(&delivery.message),
+                message: Wire::from(&*delivery.message),
                 position: origin.position.map(|position| position.0),
                 partition,
             }),

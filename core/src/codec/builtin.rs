@@ -84,7 +84,13 @@ impl Builtin {
 
     pub(crate) fn decode<T: DeserializeOwned>(self, data: &[u8]) -> Result<T> {
         match self {
-            Self::Json => serde_json::from_slice(data).map_err(|e| self.undecodable(e)),
+            // Checked once for all its strings, text decodes faster than bytes. JSON that is not UTF-8 is refused by
+            // the parser, which says where.
+            Self::Json => match std::str::from_utf8(data) {
+                Ok(text) => serde_json::from_str(text),
+                Err(_) => serde_json::from_slice(data),
+            }
+            .map_err(|e| self.undecodable(e)),
             #[cfg(feature = "msgpack")]
             Self::MsgPack => {
                 let mut rest = data;

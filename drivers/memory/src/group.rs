@@ -39,7 +39,7 @@ pub(crate) struct Group {
     /// Heads of lanes that are not due.
     timers: BTreeMap<(Instant, u64), LaneId>,
     /// Messages before the cursor that a reader without a group still needs.
-    copies: HashMap<u64, Message>,
+    copies: HashMap<u64, Arc<Message>>,
     /// Messages of the log not settled; not counted without a name.
     unsettled: u64,
     in_flight: u64,
@@ -204,7 +204,7 @@ impl Group {
                     if !fits(first, message.size()) {
                         break;
                     }
-                    let message = message.clone();
+                    let message = Arc::clone(message);
                     into.push(self.take_waiting(position, lane, generation, message));
                 } else if let Some((position, entry)) = self.first_new(log, end, room) {
                     let lane = self.lane(entry.lane);
@@ -340,7 +340,7 @@ impl Group {
         if self.exclusive { LaneId::TOTAL } else { of_message }
     }
 
-    fn message<'a>(&'a self, log: &'a Log, position: u64) -> Option<&'a Message> {
+    fn message<'a>(&'a self, log: &'a Log, position: u64) -> Option<&'a Arc<Message>> {
         log.get(position).map(|entry| &entry.message).or_else(|| self.copies.get(&position))
     }
 
@@ -389,10 +389,10 @@ impl Group {
         }
         self.begun.insert(position, Begun { lane: id, at: generation, deliveries: 1, note: None });
         self.in_flight += 1;
-        delivery(position, generation, entry.message.clone()).delivered(1)
+        delivery(position, generation, Arc::clone(&entry.message)).delivered(1)
     }
 
-    fn take_waiting(&mut self, position: u64, id: LaneId, generation: u32, message: Message) -> Delivery {
+    fn take_waiting(&mut self, position: u64, id: LaneId, generation: u32, message: Arc<Message>) -> Delivery {
         if let Some(lane) = self.lanes.get_mut(&id)
             && let Some(head) = lane.pop()
         {
@@ -464,7 +464,7 @@ impl Group {
 
     fn copy(&mut self, position: u64, entry: &log::Entry) {
         if self.name.is_none() {
-            self.copies.insert(position, entry.message.clone());
+            self.copies.insert(position, Arc::clone(&entry.message));
         }
     }
 
@@ -574,7 +574,7 @@ pub(crate) fn from_now(wait: Duration) -> Instant {
     Instant::now() + wait.min(FAR)
 }
 
-fn delivery(position: u64, generation: u32, message: Message) -> Delivery {
+fn delivery(position: u64, generation: u32, message: Arc<Message>) -> Delivery {
     Delivery::new(message, Token::new(PartitionId(0), Epoch(generation), position)).at(Position(position))
 }
 
@@ -592,7 +592,7 @@ mod tests {
         let wake = Arc::new(Notify::new());
         (1..=2).for_each(|generation| group.join(generation, Arc::clone(&wake), false, &log));
         for i in 0..1_000 {
-            log.push(Message::new("t", "x"), 1, (i % 10 != 0).then(|| LaneId::of_key(i % 100)), 1);
+            log.push(Arc::new(Message::new("t", "x")), 1, (i % 10 != 0).then(|| LaneId::of_key(i % 100)), 1);
         }
         group.appended(1_000);
         let second = Duration::from_secs(1);

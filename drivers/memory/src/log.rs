@@ -4,6 +4,7 @@
 //! wherever it lies: one message that waits for an hour does not hold the place of the millions behind it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use millstream_core::Message;
 
@@ -15,7 +16,7 @@ const CHUNK: u64 = 256;
 /// A message in the log.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) message: Message,
+    pub(crate) message: Arc<Message>,
     /// As [`Message::size`] counted it once.
     pub(crate) size: usize,
     /// The lane of its key; for an unkeyed message a lane of its own.
@@ -63,7 +64,7 @@ impl Log {
     }
 
     /// Appends a message that `left` groups have to settle.
-    pub(crate) fn push(&mut self, message: Message, size: usize, key: Option<LaneId>, left: u32) -> u64 {
+    pub(crate) fn push(&mut self, message: Arc<Message>, size: usize, key: Option<LaneId>, left: u32) -> u64 {
         let position = self.end;
         self.end += 1;
         self.live += 1;
@@ -96,6 +97,10 @@ impl Log {
     /// The first message at this position or behind it.
     pub(crate) fn next(&self, from: u64) -> Option<(u64, &Entry)> {
         let mut position = from.max(self.base);
+        // Nearly always it is right there.
+        if let Some(entry) = self.get(position) {
+            return Some((position, entry));
+        }
         while position < self.end {
             let (chunk, slot) = self.place(position)?;
             let start = position - slot as u64;
@@ -206,7 +211,7 @@ mod tests {
     fn filled(count: u64) -> Log {
         let mut log = Log::default();
         for i in 0..count {
-            log.push(Message::new("t", i.to_string()), 1, None, 1);
+            log.push(Arc::new(Message::new("t", i.to_string())), 1, None, 1);
         }
         log
     }
@@ -231,7 +236,7 @@ mod tests {
             log.release(position);
         }
 
-        let position = log.push(Message::new("t", "next"), 4, None, 1);
+        let position = log.push(Arc::new(Message::new("t", "next")), 4, None, 1);
 
         assert_eq!(position, 3);
         assert_eq!(log.get(3).map(|e| e.size), Some(4));
@@ -245,7 +250,7 @@ mod tests {
         log.release(CHUNK);
         log.release(CHUNK + 1);
 
-        let position = log.push(Message::new("t", "next"), 1, None, 1);
+        let position = log.push(Arc::new(Message::new("t", "next")), 1, None, 1);
 
         assert_eq!(position, CHUNK + 2);
         assert_eq!(log.iter(CHUNK).map(|(p, _)| p).collect::<Vec<_>>(), [CHUNK + 2]);

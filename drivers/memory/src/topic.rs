@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 use millstream_core::admin::{GroupInfo, StoredDeadLetter};
 use millstream_core::{
     ByteString, Delivery, End, Error, ErrorKind, Exclusivity, Message, OpenRequest, Position, ReadLimits,
-    Result, Settled, Settlement, Start, Verdict, WriteOutcome,
+    Result, Settled, Settlement, Start, Verdict, WriteNow, WriteOutcome,
 };
 use slab::Slab;
 use tokio::sync::Notify;
@@ -287,6 +287,23 @@ impl Topic {
         }
     }
 
+    /// Writes a message if there is room and nobody waits for some.
+    pub(crate) fn append_now(&self, message: Arc<Message>) -> WriteNow {
+        let mut state = self.lock();
+        let size = message.size();
+        if state.shut || state.writers_waiting > 0 || message.deliver_at.is_some() {
+            return WriteNow::Later(message);
+        }
+        state.promote();
+        if size > self.settings.bytes || !state.has_room(size, &self.settings) {
+            return WriteNow::Later(message);
+        }
+        let claimants = state.claimants();
+        let position = state.push(message, size, claimants);
+        state.appended(1);
+        WriteNow::Done(WriteOutcome::Written(Some(Position(position))))
+    }
+
     fn try_append(
         &self,
         rest: &mut Rest,
@@ -325,7 +342,7 @@ impl Topic {
                 rearm |= state.delayed.add(message, size, wait);
                 outcomes.push(WriteOutcome::Written(None));
             } else {
-                let position = state.push(message, size, claimants);
+                let position = state.push(Arc::new(message), size, claimants);
                 outcomes.push(WriteOutcome::Written(Some(Position(position))));
             }
         }
@@ -476,7 +493,7 @@ impl Topic {
         state.promote();
         let from = after.map_or(0, |after| after.saturating_add(1));
         let page = state.log.iter(from).take(limit);
-        page.map(|(position, entry)| StoredDeadLetter::new(position, entry.message.clone())).collect()
+        page.map(|(position, entry)| StoredDeadLetter::new(position, Message::clone(&entry.message))).collect()
     }
 
     /// Takes a message out for all groups; says whether it was there.
@@ -536,7 +553,7 @@ impl State {
         fits(self) || (self.claimants() > 0 && self.log.evict_unclaimed() && fits(self))
     }
 
-    fn push(&mut self, message: Message, size: usize, claimants: u32) -> u64 {
+    fn push(&mut self, message: Arc<Message>, size: usize, claimants: u32) -> u64 {
         let key = message.lane_key().map(|key| LaneId::of_key(self.hasher.hash_one(&**key)));
         self.log.push(message, size, key, claimants)
     }
@@ -550,7 +567,7 @@ impl State {
         let claimants = self.claimants();
         let mut count = 0;
         while let Some((message, size)) = self.delayed.take_due(now) {
-            self.push(message, size, claimants);
+            self.push(Arc::new(message), size, claimants);
             count += 1;
         }
         if count > 0 {

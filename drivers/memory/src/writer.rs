@@ -1,17 +1,17 @@
 //! The writing side: batches into topics, waiting while they are full.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use millstream_core::{
-    Durability, Error, ErrorKind, Message, Result, WriteOutcome, WriteReport, Writer, WriterCapabilities,
+    Durability, Error, ErrorKind, Message, Result, WriteNow, WriteOutcome, WriteReport, Writer, WriterCapabilities,
 };
 use tokio::sync::RwLock;
 use tokio::time::timeout;
 
 use crate::broker::Shared;
 use crate::group::FAR;
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{self, AtomicBool, Ordering};
 use crate::topic::Rest;
 
 /// Writes to a [`MemoryBroker`](crate::MemoryBroker). Cloning shares it, and its end.
@@ -30,6 +30,8 @@ struct Gate {
     closed: AtomicBool,
     /// Writes hold it to read, so that closing waits for those under way.
     under_way: RwLock<()>,
+    /// The same for writes that wait for nothing.
+    at_once: sync::RwLock<()>,
 }
 
 /// How much longer than it may take closing waits for a write.
@@ -80,8 +82,20 @@ impl Writer for MemoryWriter {
         Ok(WriteReport::each(outcomes))
     }
 
+    fn write_now(&self, message: Arc<Message>) -> WriteNow {
+        let _under_way = self.gate.at_once.read().unwrap_or_else(PoisonError::into_inner);
+        if self.gate.closed.load(Ordering::Acquire) {
+            return WriteNow::Later(message);
+        }
+        match self.shared.find(&message.topic) {
+            Some(topic) => topic.append_now(message),
+            None => WriteNow::Later(message),
+        }
+    }
+
     async fn close(&self) -> Result<()> {
         self.gate.closed.store(true, Ordering::Release);
+        drop(self.gate.at_once.write());
         // A write comes to its end in time, unless its future is kept and no longer polled.
         let limit = self.shared.settings().write_timeout.saturating_add(GRACE);
         timeout(limit, self.gate.under_way.write()).await.map(drop).map_err(|_| {

@@ -267,8 +267,8 @@ async fn everything_of_a_message_arrives_as_it_was_written() {
     write(&broker, [odd.clone(), empty.clone()]).await;
 
     let got = a.read(9).await;
-    assert_eq!(got[0].message, odd);
-    assert_eq!(got[1].message, empty);
+    assert_eq!(*got[0].message, odd);
+    assert_eq!(*got[1].message, empty);
     assert_eq!(got[1].position, Some(Position(1)));
 }
 

@@ -23,6 +23,9 @@ static SHIFT: LazyLock<i64> = LazyLock::new(|| {
     offsets.ok().and_then(|text| shift(&text)).unwrap_or_default()
 });
 
+/// Milliseconds of a tick, as the kernel tells times of processes.
+const TICK: i64 = 10;
+
 /// The line of that clock is `boottime SECONDS NANOSECONDS`.
 fn shift(offsets: &str) -> Option<i64> {
     let mut words = offsets
@@ -65,20 +68,20 @@ pub(crate) fn is_gone(process: &str) -> bool {
     let (Some(start), Some(pid), Some(space)) = (parts.next(), parts.next(), parts.next()) else {
         return false;
     };
-    let Ok(pid) = pid.parse() else { return false };
-    namespace().is_some_and(|mine| mine == space) && started(pid).is_none_or(|now| now != start)
+    let (Ok(pid), Ok(start)) = (pid.parse(), start.parse::<i64>()) else { return false };
+    // Taking off a shift may cost a tick.
+    namespace().is_some_and(|mine| mine == space)
+        && started(pid).is_none_or(|now| now.abs_diff(start) > 1)
 }
 
-/// Where a process's number counts, and the time when it started: both are seen otherwise from elsewhere.
 fn namespace() -> Option<String> {
-    let pids = std::fs::read_link("/proc/self/ns/pid").ok()?;
-    // Older kernels have no such thing.
-    let time = std::fs::read_link("/proc/self/ns/time").unwrap_or_default();
-    Some(format!("{},{}", pids.display(), time.display()))
+    let link = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(link.to_string_lossy().into_owned())
 }
 
-/// When a process started, in ticks since boot; none if it is not there, or is dead and only not yet collected.
-fn started(pid: u32) -> Option<String> {
+/// When a process started, in ticks since the machine's boot; none if it is not there, or is dead and only not yet
+/// collected.
+fn started(pid: u32) -> Option<i64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the name in brackets, and may hold anything.
     let mut rest = stat.rsplit_once(')')?.1.split_whitespace();
@@ -86,7 +89,8 @@ fn started(pid: u32) -> Option<String> {
     if matches!(state, "Z" | "X") {
         return None;
     }
-    rest.nth(18).map(str::to_owned)
+    let ticks: i64 = rest.nth(18)?.parse().ok()?;
+    Some(ticks - *SHIFT / TICK)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -21,6 +21,7 @@ use millstream_core::{ByteString, Error, ErrorKind, Message, Result, Settled, Se
 use rusqlite::Connection;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::handover::{Bell, Queue};
 use crate::member::{Member, Topic};
 use crate::open::{self, Role};
 use crate::retention::Retention;
@@ -49,8 +50,7 @@ pub(crate) struct Shared {
     pub(crate) process: String,
     pub(crate) members: Mutex<Vec<Arc<Member>>>,
     topics: Mutex<HashMap<ByteString, Arc<Topic>>>,
-    queue: Mutex<Queue>,
-    writer_bell: Condvar,
+    queue: Queue<Request>,
     pub(crate) reader_bell: Bell,
     pub(crate) checkpoint_bell: Bell,
     /// The write-ahead log is large and nearly all of it is moved: the writer is to move the rest.
@@ -61,16 +61,6 @@ pub(crate) struct Shared {
     pub(crate) others: AtomicBool,
     /// How often something was found that is not what was written.
     pub(crate) damaged: AtomicU64,
-}
-
-/// What waits for the writer.
-#[derive(Default)]
-struct Queue {
-    requests: VecDeque<Request>,
-    /// The writer sleeps until there are so many: to wake it for each, or while it is awake, would cost a call into
-    /// the kernel every time.
-    wake_at: Option<usize>,
-    shut: bool,
 }
 
 /// Messages that wait to be written, in KiB, at most.
@@ -193,8 +183,7 @@ impl Hub {
             process: clock::this_process(),
             members: Mutex::default(),
             topics: Mutex::default(),
-            queue: Mutex::default(),
-            writer_bell: Condvar::new(),
+            queue: Queue::default(),
             reader_bell: Bell::default(),
             checkpoint_bell: Bell::default(),
             log_is_large: AtomicBool::new(false),
@@ -308,49 +297,27 @@ pub(crate) fn gone() -> Error {
 impl Shared {
     /// Hands something to the writer.
     pub(crate) fn send(&self, request: Request) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.requests.push_back(request);
-        let enough = queue.wake_at.is_some_and(|count| queue.requests.len() >= count);
-        if enough {
-            queue.wake_at = None;
-        }
-        drop(queue);
-        if enough {
-            self.writer_bell.notify_one();
-        }
+        self.queue.push(request);
     }
 
     /// Waits until there are `count` things to do, at most so long, and takes what there is; `None` when there is
     /// nothing and never will be.
     pub(crate) fn next_requests(&self, count: usize, wait: Duration) -> Option<VecDeque<Request>> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.requests.len() < count && !queue.shut && !wait.is_zero() {
-            queue.wake_at = Some(count);
-            queue = self.writer_bell.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0;
-            queue.wake_at = None;
-        }
-        if queue.requests.is_empty() && queue.shut {
-            return None;
-        }
-        Some(std::mem::take(&mut queue.requests))
+        self.queue.take(count, wait)
     }
 
     /// How many wait to be done.
     pub(crate) fn waiting(&self) -> usize {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).requests.len()
+        self.queue.len()
     }
 
     /// Hands back what had no place in a transaction: it goes first in the next.
     pub(crate) fn put_back(&self, requests: VecDeque<Request>) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        for request in requests.into_iter().rev() {
-            queue.requests.push_front(request);
-        }
+        self.queue.put_back(requests);
     }
 
     fn shut(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).shut = true;
-        self.writer_bell.notify_one();
+        self.queue.shut();
         self.reader_bell.shut();
         self.checkpoint_bell.shut();
     }
@@ -382,59 +349,5 @@ impl Shared {
 
     pub(crate) fn remove_member(&self, member: &Arc<Member>) {
         self.members.lock().unwrap_or_else(PoisonError::into_inner).retain(|m| !Arc::ptr_eq(m, member));
-    }
-}
-
-/// Wakes one thread; a ring that nobody waits for is kept.
-#[derive(Debug, Default)]
-pub(crate) struct Bell {
-    rung: Mutex<Rung>,
-    bell: Condvar,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Rung {
-    /// Somebody waits: only then a ring has to go through the kernel.
-    waits: bool,
-    pub(crate) rung: bool,
-    /// Others may have changed the file.
-    pub(crate) from_outside: bool,
-    pub(crate) shut: bool,
-}
-
-impl Bell {
-    pub(crate) fn ring(&self) {
-        self.change(|rung| rung.rung = true);
-    }
-
-    pub(crate) fn ring_from_outside(&self) {
-        self.change(|rung| (rung.rung, rung.from_outside) = (true, true));
-    }
-
-    fn shut(&self) {
-        self.change(|rung| rung.shut = true);
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Rung)) {
-        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut rung);
-        let waits = std::mem::take(&mut rung.waits);
-        drop(rung);
-        if waits {
-            self.bell.notify_one();
-        }
-    }
-
-    /// Waits for a ring, at most so long.
-    pub(crate) fn wait(&self, time: Duration) -> Rung {
-        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        if !rung.rung && !rung.shut {
-            rung.waits = true;
-            rung = self.bell.wait_timeout(rung, time).unwrap_or_else(PoisonError::into_inner).0;
-            rung.waits = false;
-        }
-        let now = *rung;
-        (rung.rung, rung.from_outside) = (false, false);
-        now
     }
 }

@@ -6,7 +6,7 @@ use foldhash::HashMap;
 use millstream_core::{ByteString, Error, ErrorKind, Limits, Message, Position, Result, WriteOutcome};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::row::{Columns, Table, nanos};
+use crate::row::{Columns, Slab, Table, nanos};
 use crate::{errors, row, schema, topics};
 
 /// What is known of the topics in a transaction. Kept from one to the next as long as nobody else wrote.
@@ -183,13 +183,14 @@ pub(crate) fn move_due(connection: &Connection, known: &mut Known, now: i64, lim
             rows.collect()
         })
         .map_err(failed)?;
+    let mut slab = Slab::default();
     for (id, topic, name) in &due {
         let read = connection
             .prepare_cached(
                 "SELECT time, mid, key, ct, headers, data, crc FROM millstream_delayed WHERE id = ?1",
             )
             .and_then(|mut s| {
-                s.query_row([id], |r| Ok(row::message(r, 0, Table::Delayed, *topic, *id, name)))
+                s.query_row([id], |r| Ok(row::message(r, 0, Table::Delayed, *topic, *id, name, &mut slab)))
             })
             .map_err(failed)?;
         match read {

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crc32fast::Hasher;
 use millstream_core::{ByteString, Headers, Message};
 use rusqlite::Row;
@@ -100,6 +100,30 @@ fn checksum(
     crc.finalize()
 }
 
+/// Where the bytes of several messages lie together. They are read by one thread and freed by others: an allocation for
+/// each part of each message would have them contend for the allocator.
+#[derive(Debug, Default)]
+pub(crate) struct Slab(BytesMut);
+
+/// Bytes that lie together. A message that is held for long holds as much.
+const SLAB: usize = 8 << 10;
+
+impl Slab {
+    fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.is_empty() {
+            return Bytes::new();
+        }
+        if bytes.len() > SLAB / 4 {
+            return Bytes::copy_from_slice(bytes);
+        }
+        if self.0.capacity() < bytes.len() {
+            self.0 = BytesMut::with_capacity(SLAB);
+        }
+        self.0.extend_from_slice(bytes);
+        self.0.split().freeze()
+    }
+}
+
 /// Reads a message from a row whose columns `time, id, key, ct, headers, data, crc` start at `first`.
 pub(crate) fn message(
     row: &Row<'_>,
@@ -108,6 +132,7 @@ pub(crate) fn message(
     topic: i64,
     number: i64,
     name: &ByteString,
+    slab: &mut Slab,
 ) -> Result<Message, Damage> {
     let time = integer(row, first, "time")?;
     let id = text(row, first + 1, "id")?;
@@ -120,21 +145,21 @@ pub(crate) fn message(
     if i64::from(crc) != expected {
         return Err(Damage(format!("its checksum is {crc:08x}, and it says {expected:08x}")));
     }
-    let utf8 = |bytes: &[u8], what: &str| {
-        std::str::from_utf8(bytes)
-            .map(ByteString::from)
-            .map_err(|_| Damage(format!("its {what} is no UTF-8")))
+    let mut utf8 = |bytes: &[u8], what: &str| {
+        ByteString::try_from(slab.copy(bytes)).map_err(|_| Damage(format!("its {what} is no UTF-8")))
     };
+    let id = utf8(id, "id")?;
+    let content_type = known_type(content_type).map_or_else(|| utf8(content_type, "content type"), Ok)?;
     Ok(Message {
-        id: utf8(id, "id")?,
+        id,
         topic: name.clone(),
-        key: key.map(Bytes::copy_from_slice),
+        key: key.map(|bytes| slab.copy(bytes)),
         headers: match headers {
-            Some(bytes) => decode_headers(bytes)?,
+            Some(bytes) => decode_headers(slab.copy(bytes))?,
             None => Headers::new(),
         },
-        content_type: known_type(content_type).map_or_else(|| utf8(content_type, "content type"), Ok)?,
-        data: data.map(Bytes::copy_from_slice),
+        content_type,
+        data: data.map(|bytes| slab.copy(bytes)),
         time: system_time(time),
         deliver_at: None,
     })
@@ -200,8 +225,7 @@ fn encode_headers(headers: &Headers) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn decode_headers(bytes: &[u8]) -> Result<Headers, Damage> {
-    let mut all = Bytes::copy_from_slice(bytes);
+fn decode_headers(mut all: Bytes) -> Result<Headers, Damage> {
     let mut headers = Headers::with_capacity(4);
     let short = || Damage("its headers end early".to_owned());
     while !all.is_empty() {
@@ -263,13 +287,13 @@ mod tests {
         #[test]
         fn headers_come_back_as_they_were(headers in headers()) {
             let bytes = encode_headers(&headers).unwrap();
-            prop_assert_eq!(decode_headers(&bytes), Ok(headers));
+            prop_assert_eq!(decode_headers(bytes.into()), Ok(headers));
         }
 
         #[test]
         fn no_bytes_are_too_odd_for_the_header_decoder(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             // It says no, or gives headers; it never panics and never allocates by a length it was told.
-            let _ = decode_headers(&bytes);
+            let _ = decode_headers(bytes.into());
         }
 
         #[test]

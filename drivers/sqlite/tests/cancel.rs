@@ -42,7 +42,15 @@ struct OnAFile {
 
 impl OnAFile {
     fn new() -> Self {
-        Self { file: File::new(), open: Mutex::new(None) }
+        Self { file: file(), open: Mutex::new(None) }
+    }
+}
+
+/// A file in memory, where there is such a place: what is dropped does not depend on the disk.
+fn file() -> File {
+    match tempfile::tempdir_in("/dev/shm") {
+        Ok(folder) => File { folder },
+        Err(_) => File::new(),
     }
 }
 
@@ -70,7 +78,7 @@ fn the_driver_may_be_dropped_at_every_poll() {
 fn the_deduplication_store_may_be_dropped_at_every_poll() {
     let make = || -> BoxFuture<'static, (Arc<dyn DynDedupStore>, File)> {
         Box::pin(async {
-            let file = File::new();
+            let file = file();
             let store = file.open().await.dedup_store(Duration::from_secs(3_600));
             (Arc::new(store) as Arc<dyn DynDedupStore>, file)
         })
@@ -81,7 +89,7 @@ fn the_deduplication_store_may_be_dropped_at_every_poll() {
 /// Opens a file in one of its ways, dropped at every poll, and uses it afterwards.
 async fn opened_at_every_poll<T>(open: impl AsyncFn(&File) -> Result<T>) -> Tally {
     let tally = at_every_poll(async |cut| {
-        let file = File::new();
+        let file = file();
         let opened = cut.run(open(&file)).await.transpose().map_err(|e| e.to_string())?;
         // With other settings: that is refused while the first is open.
         drop(opened);

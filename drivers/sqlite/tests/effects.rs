@@ -137,7 +137,7 @@ async fn what_is_emitted_is_there_with_the_acknowledgement_and_a_dead_letter_too
     let mut member = member(&store).await;
     let mut listener = open(&store, OpenRequest::new("invoices").group(GROUP)).await;
     let delivery = member.one().await;
-    let letter = delivery.message.clone().with_header("millstream-dl-class", "unrecoverable");
+    let letter = (*delivery.message).clone().with_header("millstream-dl-class", "unrecoverable");
     let mut settlement = Settlement::new(delivery.token, Verdict::Dead(Box::new(letter)));
     let mut invoice = message(7, "k");
     invoice.topic = "invoices".into();

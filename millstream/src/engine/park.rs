@@ -27,7 +27,7 @@ pub(super) fn topic_of(topic: &str, group: &str) -> ByteString {
 /// The message for the park.
 pub(super) fn park(load: &ParkLoad, park_topic: &ByteString) -> Message {
     let ParkLoad { message, origin, attempts, due, history } = load;
-    let mut message = message.clone();
+    let mut message = Message::clone(message);
     message.topic = park_topic.clone();
     // It waits here by its own header: the broker must not hold it back on top of that.
     message.deliver_at = None;

@@ -82,7 +82,7 @@ impl Pump {
                 let flow = window.flow(self.input, now);
                 let limits = window.limits(self.input);
                 standstill = limits == ReadLimits::NOTHING && window.can_park();
-                let timer = if self.input == Input::Main { window.next_timer() } else { None };
+                let timer = if self.input == Input::Main { window.next_timer(now) } else { None };
                 let drained = closed && window.is_drained() && window.is_marked();
                 (flow, limits, timer, drained || window.is_at_end())
             });

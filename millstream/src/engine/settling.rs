@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::backoff::Backoff;
 use super::desk::{Desk, Phase};
 use super::faults::Place;
-use super::window::{Input, Outward, Tag};
+use super::window::{Input, Outward};
 
 /// Settles until the subscription closes, then closes the settler.
 pub(super) async fn run(
@@ -17,7 +17,7 @@ pub(super) async fn run(
     input: Input,
     mut settler: Box<dyn DynSettler>,
 ) -> Result<(), Error> {
-    let mut outward: Vec<Outward> = Vec::new();
+    let mut outward = Outward::default();
     let mut backoff = Backoff::default();
     loop {
         let now = Instant::now();
@@ -52,9 +52,10 @@ pub(super) async fn run(
         if outward.is_empty() {
             continue;
         }
-        let (batch, tags): (Vec<_>, Vec<Tag>) = outward.drain(..).map(|o| (o.settlement, o.tag)).unzip();
+        let size = outward.tags.len();
+        let batch = std::mem::replace(&mut outward.settlements, Vec::with_capacity(size));
         let mut outcomes = settler.settle(batch).await;
-        outcomes.resize_with(tags.len(), || {
+        outcomes.resize_with(size, || {
             Settled::Unknown(Error::new(
                 ErrorKind::Internal,
                 "the driver gave fewer outcomes than it was given settlements",
@@ -66,8 +67,15 @@ pub(super) async fn run(
         });
         let now = Instant::now();
         desk.with(now, |window| {
-            for (tag, outcome) in tags.into_iter().zip(outcomes) {
-                outward.extend(window.settled(input, tag, outcome, now));
+            let mut tags = std::mem::take(&mut outward.tags);
+            for (tag, outcome) in tags.drain(..).zip(outcomes) {
+                if let Some(again) = window.settled(input, tag, outcome, now) {
+                    outward.push(again, tag);
+                }
+            }
+            if outward.is_empty() {
+                // Its memory serves the next batch.
+                outward.tags = tags;
             }
         });
         match failure {

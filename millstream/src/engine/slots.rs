@@ -11,53 +11,60 @@ use std::task::{Context as TaskContext, Poll, Wake, Waker};
 use tokio::time::Instant;
 use tracing::Span;
 
-use super::window::Index;
-use crate::sync::{Mutex, MutexGuard};
+use super::window::{Done, Index};
+use crate::context::Held;
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::{Context, Failure, Outcome};
 
-/// Where a run leaves its context when it ends, however it ends: returned, dropped or panicked.
+/// Where a run says that it is over, however it ended (returned, dropped or panicked), and leaves what it held.
 #[derive(Debug, Default)]
-pub(super) struct Cell(Mutex<Option<Context>>);
+pub(super) struct Cell {
+    over: AtomicBool,
+    /// Whether there is something in `held`: nearly no handler leaves anything, and then no lock is taken.
+    left: AtomicBool,
+    held: Mutex<Option<Arc<Held>>>,
+}
 
 impl Cell {
-    fn take(&self) -> Option<Context> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Held>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was left. `None`: the run is not over, as far as anybody can tell.
+    fn take(&self) -> Option<Option<Arc<Held>>> {
+        if !self.over.load(Ordering::Acquire) {
+            return None;
+        }
+        self.over.store(false, Ordering::Relaxed);
+        if !self.left.load(Ordering::Relaxed) {
+            return Some(None);
+        }
+        self.left.store(false, Ordering::Relaxed);
+        Some(self.lock().take())
     }
 }
 
 /// Holds a context while its handler runs.
 #[derive(Debug)]
 pub(super) struct Guard {
-    context: Option<Context>,
+    pub(super) context: Context,
     cell: Arc<Cell>,
 }
 
 impl Guard {
     pub(super) fn new(context: Context, cell: Arc<Cell>) -> Self {
-        Self { context: Some(context), cell }
-    }
-
-    /// The context; there until the guard is dropped.
-    pub(super) fn context(&mut self) -> Option<&mut Context> {
-        self.context.as_mut()
+        Self { context, cell }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        *self.cell.0.lock().unwrap_or_else(PoisonError::into_inner) = self.context.take();
+        if let Some(held) = self.context.take_held() {
+            *self.cell.lock() = Some(held);
+            self.cell.left.store(true, Ordering::Relaxed);
+        }
+        self.cell.over.store(true, Ordering::Release);
     }
-}
-
-/// A run that ended.
-#[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) index: Index,
-    pub(super) rest: Vec<Index>,
-    /// `None` only for a blocking handler whose thread was lost.
-    pub(super) context: Option<Context>,
-    pub(super) outcome: Outcome,
-    pub(super) started: Instant,
 }
 
 struct Slot<F> {
@@ -77,6 +84,8 @@ pub(super) struct Slots<F> {
     woken: Arc<Woken>,
     round: Vec<usize>,
     limit: usize,
+    /// When those began that ended after they had waited for something.
+    waited: Vec<Instant>,
 }
 
 /// Which slots were woken, and the task that polls them.
@@ -122,7 +131,7 @@ impl Wake for SlotWaker {
 
 impl<F: Future<Output = Outcome>> Slots<F> {
     pub(super) fn new(limit: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), woken: Arc::default(), round: Vec::new(), limit }
+        Self { slots: Vec::new(), free: Vec::new(), woken: Arc::default(), round: Vec::new(), limit, waited: Vec::new() }
     }
 
     /// Handlers that run.
@@ -141,7 +150,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
         (index, rest): (Index, Vec<Index>),
         (span, started, deadline): (Span, Instant, Option<Instant>),
         make: impl FnOnce(Arc<Cell>) -> F,
-        ended: &mut Vec<Ended>,
+        ended: &mut Vec<Done>,
     ) {
         let at = self.free.pop().unwrap_or_else(|| {
             let slot = self.slots.len();
@@ -165,7 +174,12 @@ impl<F: Future<Output = Outcome>> Slots<F> {
         self.poll_slot(at, ended);
     }
 
-    fn poll_slot(&mut self, at: usize, ended: &mut Vec<Ended>) {
+    /// When those began that ended after they had waited for something, since this was last asked.
+    pub(super) fn waited(&mut self) -> impl Iterator<Item = Instant> + '_ {
+        self.waited.drain(..)
+    }
+
+    fn poll_slot(&mut self, at: usize, ended: &mut Vec<Done>) {
         let slot = &mut self.slots[at];
         let polled = {
             let _entered = slot.span.enter();
@@ -180,7 +194,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
         }
     }
 
-    fn end(&mut self, at: usize, outcome: Outcome, ended: &mut Vec<Ended>) {
+    fn end(&mut self, at: usize, outcome: Outcome, ended: &mut Vec<Done>) {
         let slot = &mut self.slots[at];
         // Dropping what the handler captured may panic as well; it has ended by then.
         let dropped = catch_unwind(AssertUnwindSafe(|| slot.future.as_mut().set(None)));
@@ -189,18 +203,19 @@ impl<F: Future<Output = Outcome>> Slots<F> {
             slot.future = Box::pin(None);
         }
         slot.span = Span::none();
-        ended.push(Ended {
-            index: slot.index,
-            rest: std::mem::take(&mut slot.rest),
-            context: slot.cell.take(),
-            outcome,
-            started: slot.started,
-        });
+        let (index, rest) = (slot.index, std::mem::take(&mut slot.rest));
+        // A blocking handler whose thread was lost may run on: its message cannot be settled from here, and its lease
+        // or connection gives it back.
+        if let Some(held) = slot.cell.take() {
+            ended.push(Done { index, rest, outcome, held });
+        } else {
+            slot.cell = Arc::default();
+        }
         self.free.push(at);
     }
 
     /// Polls those that were woken. If none was, the task's waker is kept for the first that will be.
-    pub(super) fn poll_woken(&mut self, task: &Waker, ended: &mut Vec<Ended>) -> bool {
+    pub(super) fn poll_woken(&mut self, task: &Waker, ended: &mut Vec<Done>) -> bool {
         {
             let mut woken = self.woken.lock();
             if woken.slots.is_empty() {
@@ -213,7 +228,11 @@ impl<F: Future<Output = Outcome>> Slots<F> {
         }
         let mut round = std::mem::take(&mut self.round);
         for at in round.drain(..) {
+            let before = ended.len();
             self.poll_slot(at, ended);
+            if ended.len() > before {
+                self.waited.push(self.slots[at].started);
+            }
         }
         self.round = round;
         true
@@ -225,10 +244,11 @@ impl<F: Future<Output = Outcome>> Slots<F> {
     }
 
     /// Ends those past their deadline.
-    pub(super) fn expire(&mut self, now: Instant, limit: std::time::Duration, ended: &mut Vec<Ended>) {
+    pub(super) fn expire(&mut self, now: Instant, limit: std::time::Duration, ended: &mut Vec<Done>) {
         let late: Vec<usize> =
             self.running().filter(|at| self.slots[*at].deadline.is_some_and(|d| d <= now)).collect();
         for at in late {
+            self.waited.push(self.slots[at].started);
             self.end(at, Err(Failure::timeout(limit)), ended);
         }
     }

@@ -3,6 +3,7 @@
 //! A loop is generic over the handler with all its layers and erased once, as [`Work`]: one box a loop, none
 //! a message. It exchanges results for new jobs in one visit to the desk.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tracing::Span;
 
 use super::desk::{Desk, Phase};
 use super::faults::Place;
-use super::slots::{Cell, Ended, Guard, Slots};
+use super::slots::{Cell, Guard, Slots};
 use super::window::{Done, Job};
 use crate::context::Item;
 use crate::policy::Execution;
@@ -52,10 +53,7 @@ impl<H: Handler> Work for Loop<H> {
 
 async fn on_runtime<H: Handler>(handler: &H, cell: Arc<Cell>, context: Context) -> Outcome {
     let mut guard = Guard::new(context, cell);
-    match guard.context() {
-        Some(context) => handler.call(context).await,
-        None => Ok(()),
-    }
+    handler.call(&mut guard.context).await
 }
 
 async fn on_thread<H: Handler>(handler: Arc<H>, cell: Arc<Cell>, context: Context) -> Outcome {
@@ -64,10 +62,7 @@ async fn on_thread<H: Handler>(handler: Arc<H>, cell: Arc<Cell>, context: Contex
     let thread = tokio::task::spawn_blocking(move || {
         let _entered = span.enter();
         let mut guard = Guard::new(context, cell);
-        match guard.context() {
-            Some(context) => runtime.block_on(handler.call(context)),
-            None => Ok(()),
-        }
+        runtime.block_on(handler.call(&mut guard.context))
     });
     match thread.await {
         Ok(outcome) => outcome,
@@ -79,6 +74,9 @@ async fn on_thread<H: Handler>(handler: Arc<H>, cell: Arc<Cell>, context: Contex
 /// How many jobs one visit to the desk may bring.
 const CHUNK: usize = 32;
 
+/// How many more than may run at once: handlers that never wait for anything are served one after the other.
+const AHEAD: usize = CHUNK - 1;
+
 /// After so many visits without a wait, others on this thread get their turn.
 const TURNS: u32 = 8;
 
@@ -87,42 +85,52 @@ const LONG: Duration = Duration::from_millis(1);
 
 async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Cell>, Context) -> F) {
     let mut slots = Slots::new(desk.policy.concurrency);
-    let mut jobs: Vec<Job> = Vec::new();
-    let mut ended: Vec<Ended> = Vec::new();
+    let mut jobs: VecDeque<Job> = VecDeque::new();
     let mut done: Vec<Done> = Vec::new();
+    // How many handlers of this loop may run at once, as the window granted them.
+    let mut permits = 0;
+    let mut ahead = 0;
     let time = handler_time(desk);
     let mut turns = 0;
     loop {
         let now = Instant::now();
-        let visit = slots.room() > 0 || !done.is_empty();
-        if visit {
+        let active = slots.active();
+        if slots.room() > 0 || permits > active || !done.is_empty() || !jobs.is_empty() {
             desk.with(now, |window| {
                 window.finished(&mut done, now);
-                window.take(slots.room().min(CHUNK), desk.runners, now, &mut jobs);
+                window.put_back(&mut jobs, now);
+                window.free(permits - active);
+                let room = slots.room().min(CHUNK);
+                permits = active + window.take((room, ahead), desk.runners, now, &mut jobs);
             });
         }
         let took = jobs.len();
         let deadline = desk.policy.timeout.map(|limit| now + limit);
-        for Job { index, item, rest } in jobs.drain(..) {
+        while slots.active() < permits
+            && let Some(Job { index, item, rest }) = jobs.pop_front()
+        {
             let span = span(desk, &item);
             let (places, items) = rest.into_iter().unzip();
             let context = Context::new(Arc::clone(&desk.info), item, items);
-            slots.start((index, places), (span, now, deadline), |cell| make(cell, context), &mut ended);
+            slots.start((index, places), (span, now, deadline), |cell| make(cell, context), &mut done);
         }
-        let idle = ended.is_empty() && took == 0;
+        // What waits for something lets nothing by: others may have what is left.
+        ahead = if jobs.is_empty() { (2 * ahead + 1).min(AHEAD) } else { 0 };
+        let at_once = done.len();
+        let idle = at_once == 0 && took == 0;
         if idle {
             if desk.phase() >= Phase::Aborted {
                 return;
             }
             turns = 0;
-            wait(desk, &mut slots, &mut ended).await;
+            wait(desk, &mut slots, &mut done).await;
         } else {
-            std::future::poll_fn(|cx| Poll::Ready(slots.poll_woken(cx.waker(), &mut ended))).await;
+            std::future::poll_fn(|cx| Poll::Ready(slots.poll_woken(cx.waker(), &mut done))).await;
         }
         if let Some(limit) = desk.policy.timeout {
             let now = Instant::now();
             match desk.policy.execution {
-                Execution::Async => slots.expire(now, limit, &mut ended),
+                Execution::Async => slots.expire(now, limit, &mut done),
                 // A thread cannot be stopped, and a second copy beside it would be worse than waiting.
                 Execution::Blocking => {
                     if slots.overlook(now) > 0
@@ -135,15 +143,20 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
             }
         }
         turns += 1;
-        if !ended.is_empty() {
+        if !done.is_empty() {
             let end = Instant::now();
-            for one in ended.drain(..) {
-                time.record(end.duration_since(one.started).as_secs_f64());
-                done.extend(result(one));
+            let took = end.duration_since(now);
+            if at_once > 0 {
+                // They ran one after the other, without a look at the clock in between.
+                time.record_many(took.as_secs_f64() / at_once as f64, at_once);
             }
-            if !idle && end.duration_since(now) > LONG {
+            for started in slots.waited() {
+                time.record(end.duration_since(started).as_secs_f64());
+            }
+            if !idle && took > LONG {
                 desk.with(end, |window| window.finished(&mut done, end));
                 turns = TURNS;
+                ahead = 0;
             }
         }
         if turns >= TURNS {
@@ -154,7 +167,7 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
 }
 
 /// Waits for a job, for a handler that goes on, for a deadline, or for the end.
-async fn wait<F: Future<Output = Outcome>>(desk: &Desk, slots: &mut Slots<F>, ended: &mut Vec<Ended>) {
+async fn wait<F: Future<Output = Outcome>>(desk: &Desk, slots: &mut Slots<F>, done: &mut Vec<Done>) {
     let mut bell = std::pin::pin!(desk.runner_bell.notified());
     let mut abort = std::pin::pin!(desk.reached(Phase::Aborted));
     let deadline = slots.next_deadline();
@@ -165,23 +178,13 @@ async fn wait<F: Future<Output = Outcome>>(desk: &Desk, slots: &mut Slots<F>, en
         }
     });
     std::future::poll_fn(|cx| {
-        let ready = slots.poll_woken(cx.waker(), ended)
+        let ready = slots.poll_woken(cx.waker(), done)
             || bell.as_mut().poll(cx).is_ready()
             || abort.as_mut().poll(cx).is_ready()
             || sleep.as_mut().poll(cx).is_ready();
         if ready { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-}
-
-/// A run's result for the desk.
-fn result(ended: Ended) -> Option<Done> {
-    let Ended { index, rest, context, outcome, .. } = ended;
-    // Without its context a message cannot be settled from here: its lease or connection gives it back.
-    let mut context = context?;
-    let (emit, effects) = context.take_held();
-    let (item, items) = context.into_items();
-    Some(Done { index, item, rest: rest.into_iter().zip(items).collect(), outcome, emit, effects })
 }
 
 fn span(desk: &Desk, item: &Item) -> Span {

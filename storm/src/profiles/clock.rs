@@ -11,7 +11,9 @@ use crate::launch::Launch;
 use crate::report::Row;
 use crate::{Result, journal, tools};
 
-const KIND: Kind = Kind { workers: 3, delay: Duration::from_millis(1_500), ..Kind::USUAL };
+/// The usual one: none is to run out.
+const LEASE: Duration = Duration::from_secs(10);
+const KIND: Kind = Kind { workers: 3, lease: LEASE, delay: Duration::from_millis(1_500), ..Kind::USUAL };
 
 /// Whose clock jumps.
 const ASTRAY: usize = 0;

@@ -227,7 +227,7 @@ async fn build(file: &Path, random: &mut Rng) -> Result {
                     },
                 })),
                 7 => Verdict::Dead(Box::new(
-                    delivery.message.clone().with_header("millstream-dl-error", "no such account"),
+                    (*delivery.message).clone().with_header("millstream-dl-error", "no such account"),
                 )),
                 _ => Verdict::Ack,
             }
@@ -373,7 +373,7 @@ async fn browse(store: &SqliteStore, topic: &str) -> millstream::Result<Vec<Plac
     loop {
         let mut some = Vec::new();
         let read = source.read(&mut some, ReadLimits::new(1_000, 8 << 20)).await?;
-        all.extend(some.into_iter().map(|delivery| (place(delivery.position), delivery.message)));
+        all.extend(some.into_iter().map(|delivery| (place(delivery.position), Arc::unwrap_or_clone(delivery.message))));
         if matches!(read, Read::End) {
             source.close().await?;
             return Ok(all);
@@ -396,7 +396,7 @@ async fn read_on(store: &SqliteStore, topic: &str) -> millstream::Result<Vec<Pla
         let mut batch = Vec::new();
         for Delivery { message, token, position, .. } in some {
             batch.push(Settlement::ack(token));
-            all.push((place(position), message));
+            all.push((place(position), Arc::unwrap_or_clone(message)));
         }
         for settled in settler.settle(batch).await {
             if !settled.is_done() {

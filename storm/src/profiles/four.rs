@@ -8,7 +8,7 @@ use crate::Result;
 use crate::arena::{Kind, millis};
 use crate::report::Row;
 
-const KIND: Kind = Kind { workers: 4, ..Kind::USUAL };
+const KIND: Kind = Kind { workers: 4, lease: Duration::from_secs(5), ..Kind::USUAL };
 
 /// From one kill to the next.
 const TURN: Duration = Duration::from_millis(700);

@@ -32,10 +32,12 @@ use crate::{Result, scratch};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs at a time, for each core: most of a run is waiting.
 const LANES: usize = 8;
+/// A disk that is gone goes at one in so many operations.
+const ANY_STEP: u64 = 5;
 /// Problems that are told in words.
 const TOLD: usize = 40;
 /// Of one run.
-const TOLD_OF_ONE: usize = 3;
+const TOLD_OF_ONE: usize = 4;
 
 /// A run of a script, and what fails in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +115,11 @@ fn cases(folder: &Path, scale: Scale, seed: u64) -> Result<VecDeque<Case>> {
         for (operation, usual) in usual.into_iter().filter(|(operation, _)| *operation != Operation::Read) {
             for failure in [Failure::Io, Failure::NoSpace] {
                 for lasts in [Lasts::Once, Lasts::UntilHealed] {
+                    // Each is one of another kind, too: failing once it is looked at there.
+                    if operation == Operation::Any && lasts == Lasts::Once {
+                        continue;
+                    }
+                    let step = if operation == Operation::Any { step * ANY_STEP } else { step };
                     let first = 1 + random.u64(0..step);
                     for nth in (first..=usual + 1).step_by(usize::try_from(step)?) {
                         let fault = Fault { operation, nth, failure, lasts };
@@ -139,11 +146,16 @@ fn count(folder: &Path, script: Script) -> Result<Vec<(Operation, u64)>> {
         process.go()?;
         let ended = process.end()?;
         let counted = Operation::ALL.map(|operation| (operation, disk.counted(operation)));
-        Ok((ended, counted))
+        Ok((ended, counted, disk.record()))
     })?;
-    let ((ending, said), counted) = ran;
-    if ending != Some(Ending::Done) {
-        return Err(format!("the script {} fails by itself: {ending:?} {said}", script.name()).into());
+    let ((ending, said), counted, record) = ran;
+    let mut judged = Judged::default();
+    look_at(&folder, &record, 0, &mut judged)?;
+    if ending != Some(Ending::Done) || !judged.problems.is_empty() {
+        let problems = judged.problems.join("; ");
+        return Err(
+            format!("the script {} fails by itself: {ending:?} {said} {problems}", script.name()).into()
+        );
     }
     Ok(counted.into())
 }
@@ -272,6 +284,12 @@ fn judge(folder: &Path, case: Case, seed: u64) -> Result<Judged> {
     })?;
     if judged.struck > 0 {
         look_at(folder, &record, random.u64(..), &mut judged)?;
+    }
+    if !judged.problems.is_empty() {
+        let kept =
+            std::env::temp_dir().join(format!("millstream-storm-{}.record", case.name().replace(": ", "-")));
+        record.save(&kept)?;
+        judged.problems.push(format!("all that happened to the disk is in {}", kept.display()));
     }
     Ok(judged)
 }

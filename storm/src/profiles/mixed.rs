@@ -14,7 +14,7 @@ use crate::launch::{Launch, Which};
 use crate::report::Row;
 use crate::{Result, scratch, tools};
 
-const KIND: Kind = Kind { workers: 4, lease: Duration::from_secs(1), ..Kind::USUAL };
+const KIND: Kind = Kind { workers: 4, lease: Duration::from_secs(2), ..Kind::USUAL };
 
 /// Whose wall clock jumps.
 const ASTRAY: usize = 0;

@@ -10,7 +10,9 @@ use crate::arena::{Kind, ORDERLY, millis};
 use crate::launch::Launch;
 use crate::report::Row;
 
-const KIND: Kind = Kind { workers: 3, publishers: 3, drain: Duration::from_millis(1_500), ..Kind::USUAL };
+/// The usual one: none is to run out.
+const LEASE: Duration = Duration::from_secs(10);
+const KIND: Kind = Kind { workers: 3, lease: LEASE, publishers: 3, drain: Duration::from_millis(1_500), ..Kind::USUAL };
 
 /// How long handlers hang that do: longer than anybody waits.
 const HANG: Duration = Duration::from_secs(60);

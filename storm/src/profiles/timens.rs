@@ -10,7 +10,9 @@ use crate::launch::Launch;
 use crate::report::Row;
 use crate::tools;
 
-const KIND: Kind = Kind { workers: 3, ..Kind::USUAL };
+/// The usual one: none is to run out.
+const LEASE: Duration = Duration::from_secs(10);
+const KIND: Kind = Kind { workers: 3, lease: LEASE, ..Kind::USUAL };
 
 pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     if let Err(why) = tools::time_namespace() {

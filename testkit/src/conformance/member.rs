@@ -249,7 +249,7 @@ impl Member {
                 let what = format!("{} of {count} messages came, then nothing for {patience:?}", seen.len());
                 return Err(what.into());
             };
-            seen.extend(some.iter().map(|d| d.message.clone()));
+            seen.extend(some.iter().map(|d| (*d.message).clone()));
             self.handle(some).await?;
         }
         Ok(seen)

@@ -121,7 +121,7 @@ impl PlantedSource {
             let token = delivery.token.id();
             let highest = book.highest.entry(token.partition.0).or_insert(token);
             *highest = token.max(*highest);
-            book.held.insert(token, delivery.message.clone());
+            book.held.insert(token, (*delivery.message).clone());
         }
     }
 

@@ -31,22 +31,15 @@ pub(super) async fn run(scale: Scale) -> Result<Vec<Row>> {
         publish(&store, during(scale.turn())).await?
     };
     let store = open(&file, Some(AGE)).await?;
-    let watch = file.clone();
-    let (with, took) = {
-        let stop = Stop::default();
-        let publishing = async {
-            wait_for(&watch, |first| first > 1).await?;
-            let begun = Instant::now();
-            let (load, gone) = tokio::join!(publish(&store, stop.clone()), async {
-                let gone = wait_for(&watch, move |first| first > expired).await;
-                stop.now();
-                gone
-            });
-            gone?;
-            Result::Ok((load?, begun.elapsed()))
-        };
-        publishing.await?
-    };
+    wait_for(&file, |first| first > 1).await?;
+    let (begun, stop) = (Instant::now(), Stop::default());
+    let (with, gone) = tokio::join!(publish(&store, stop.clone()), async {
+        let gone = wait_for(&file, move |first| first > expired).await;
+        stop.now();
+        gone
+    });
+    gone?;
+    let (with, took) = (with?, begun.elapsed());
     let name = format!("{PUBLISHERS} publishers while {expired} expired messages are deleted");
     let detail = format!(
         "256 B; {:.1} s, {:.0} deleted and {:.0} acknowledged a second, {}; without deleting {:.0} a second, {}",

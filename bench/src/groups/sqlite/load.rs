@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use millstream_core::{Message, Writer};
 use millstream_sqlite::SqliteWriter;
+use tokio::task::JoinHandle;
 
 use crate::Result;
 
@@ -68,7 +69,7 @@ where
     W: Future<Output = Result> + Send,
 {
     let begun = Instant::now();
-    let tasks: Vec<_> = (0..publishers)
+    let tasks: Vec<JoinHandle<Result<Histogram<u64>>>> = (0..publishers)
         .map(|publisher| {
             let (stop, one) = (stop.clone(), one.clone());
             tokio::spawn(async move {
@@ -76,9 +77,9 @@ where
                 while !stop.0.load(Ordering::Relaxed) {
                     let begun = Instant::now();
                     one(publisher).await?;
-                    waits.saturating_record(u64::try_from(begun.elapsed().as_nanos())?);
+                    waits.record(u64::try_from(begun.elapsed().as_nanos())?)?;
                 }
-                Result::Ok(waits)
+                Ok(waits)
             })
         })
         .collect();

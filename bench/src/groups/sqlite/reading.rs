@@ -38,7 +38,7 @@ pub(super) fn message(topic: &str, number: u64, keys: u64, time: SystemTime) -> 
 
 /// Writes `count` readings in large batches.
 pub(super) async fn fill(writer: &SqliteWriter, topic: &str, count: u64, keys: u64, time: SystemTime) -> Result {
-    let mut writing = JoinSet::new();
+    let mut writing: JoinSet<Result> = JoinSet::new();
     for first in (0..count).step_by(BATCH as usize) {
         if writing.len() == OUTSTANDING {
             writing.join_next().await.ok_or("no batch was under way")???;
@@ -46,7 +46,7 @@ pub(super) async fn fill(writer: &SqliteWriter, topic: &str, count: u64, keys: u
         let numbers = first..count.min(first + BATCH);
         let batch = numbers.map(|number| message(topic, number, keys, time)).collect::<Result<Vec<_>>>()?;
         let writer = writer.clone();
-        writing.spawn(async move { Result::Ok(writer.write(batch).await?.into_result()?) });
+        writing.spawn(async move { Ok(writer.write(batch).await?.into_result()?) });
     }
     while let Some(written) = writing.join_next().await {
         written??;

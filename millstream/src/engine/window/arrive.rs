@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -34,11 +35,14 @@ impl Window {
         self.counts.read(1);
         let Delivery { mut message, token, position, deliveries, parked, .. } = delivery;
         if message.id.is_empty() {
-            message.id = foreign_id(&message, origin.partition, position, &token);
+            let id = foreign_id(&message, origin.partition, position, &token);
+            Arc::make_mut(&mut message).id = id;
         }
+        let park = (input == Input::Park)
+            .then(|| park::unpark(Arc::make_mut(&mut message), &self.rules.topic, self.rules.clock));
         let size = message.size();
         let mut entry = Entry {
-            item: None,
+            item: Item { message, origin, attempt: 0, deliveries },
             id: token.id(),
             token: Some(token),
             input,
@@ -70,16 +74,16 @@ impl Window {
                 error: note.error.clone(),
                 error_type: String::new(),
             }));
-        } else if let Some(attempts) = self.remembered.take(&message.id) {
+        } else if let Some(attempts) = self.remembered.take(&entry.item.message.id) {
             entry.attempts = attempts;
         }
-        if input == Input::Park {
-            let note = park::unpark(&mut message, &self.rules.topic, self.rules.clock);
+        if let Some(note) = park {
             entry.attempts = note.attempts;
             entry.due = note.due.filter(|at| *at > now);
             entry.history = note.history.map(Box::new);
             self.park_entries += 1;
         }
+        let message = &entry.item.message;
         entry.lane = match self.rules.policy.ordering {
             Ordering::Sequential => Some(0),
             Ordering::PerKey => message.lane_key().map(|key| self.lanes.id(key)),
@@ -93,7 +97,6 @@ impl Window {
         } else if deliveries > self.rules.policy.delivery_limit() {
             entry.fate = Fate::CrashLoop;
         }
-        entry.item = Some(self.boxed(Item { message, origin, attempt: 0, deliveries }));
         self.bytes += size;
         let lane = entry.lane;
         let index = self.insert(entry);
@@ -115,23 +118,6 @@ impl Window {
             _ if is_head => self.become_head(index, now),
             _ => {}
         }
-    }
-
-    /// Puts an item into a box of an earlier one.
-    pub(super) fn boxed(&mut self, item: Item) -> Box<Item> {
-        match self.spare.pop() {
-            Some(mut spare) => {
-                *spare = item;
-                spare
-            }
-            None => Box::new(item),
-        }
-    }
-
-    /// Keeps the box of a message that is done, and lets its bytes go.
-    pub(super) fn recycle(&mut self, mut item: Box<Item>) {
-        item.message = Message::new("", bytes::Bytes::new());
-        self.spare.push(item);
     }
 
     pub(super) fn insert(&mut self, mut entry: Entry) -> Index {

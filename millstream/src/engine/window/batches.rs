@@ -1,11 +1,13 @@
 //! Batches: how long the first message waits for company, and which messages go together.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::lanes::{Index, NONE};
 use super::{Fate, Job, Stage, Window};
+use crate::context::Item;
 use crate::policy::Batching;
 
 /// When the batch that is being collected is full enough by time.
@@ -44,14 +46,14 @@ impl Window {
         allowed: usize,
         batching: Batching,
         now: Instant,
-        jobs: &mut Vec<Job>,
+        jobs: &mut VecDeque<Job>,
     ) {
         for _ in 0..allowed {
             if self.ready.is_empty() || !self.batch_is_due(now) {
                 return;
             }
             let Some(job) = self.take_batch(batching.max, now) else { return };
-            jobs.push(job);
+            jobs.push_back(job);
             self.batch.due = (!self.ready.is_empty()).then(|| now + batching.within);
         }
     }
@@ -79,14 +81,12 @@ impl Window {
                 next = after;
             }
         }
-        // A batch is one handler, whatever it holds.
-        self.running -= taken.len().saturating_sub(1);
         let mut taken = taken.into_iter();
         let (index, item) = taken.next()?;
         Some(Job { index, item, rest: taken.collect() })
     }
 
-    fn start_behind(&mut self, index: Index, now: Instant) -> Option<(Box<crate::context::Item>, Index)> {
+    fn start_behind(&mut self, index: Index, now: Instant) -> Option<(Item, Index)> {
         let dedup = self.rules.policy.dedup.is_some();
         let entry = self.entries.get(index as usize)?;
         // One that still has to ask the store, to wait or to run alone ends the lane's part.

@@ -53,8 +53,7 @@ pub(super) const ERROR_LIMIT: usize = 8 << 10;
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Out while it runs.
-    pub(super) item: Option<Box<Item>>,
+    pub(super) item: Item,
     /// Out once it is to be settled.
     pub(super) token: Option<Token>,
     pub(super) id: TokenId,
@@ -84,10 +83,17 @@ pub(super) struct Entry {
     /// The suspicion that it kills processes is noted durably: it may run.
     pub(super) marked: bool,
     pub(super) history: Option<Box<History>>,
-    pub(super) reservation: Option<Reservation>,
+    pub(super) reservation: Option<Box<Reservation>>,
     /// When that was made.
     pub(super) reserved_at: Option<Instant>,
     pub(super) extra: Option<Box<Extra>>,
+}
+
+impl Entry {
+    /// Its reservation, for whoever releases or confirms it.
+    pub(super) fn take_reservation(&mut self) -> Option<Reservation> {
+        self.reservation.take().map(|boxed| *boxed)
+    }
 }
 
 /// What few entries have: effects that wait for a write, and others of a batch that end with it.

@@ -1,13 +1,14 @@
 //! What goes in and out of the window: jobs and results, what must leave, what is to be settled.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use millstream_core::{Effects, Epoch, Message, Origin, PartitionId, Reservation, Settlement, TokenId};
+use millstream_core::{Epoch, Message, Origin, PartitionId, Reservation, Settlement, TokenId};
 use tokio::time::Instant;
 
 use super::entry::History;
 use super::lanes::{Index, LaneId};
-use crate::context::Item;
+use crate::context::{Held, Item};
 use crate::policy::Next;
 use crate::{Failure, Outcome};
 
@@ -28,20 +29,19 @@ impl Input {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) index: Index,
-    pub(crate) item: Box<Item>,
-    pub(crate) rest: Vec<(Index, Box<Item>)>,
+    pub(crate) item: Item,
+    pub(crate) rest: Vec<(Index, Item)>,
 }
 
 /// What a runner brings back.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) index: Index,
-    pub(crate) item: Box<Item>,
-    pub(crate) rest: Vec<(Index, Box<Item>)>,
+    /// The others of a batch.
+    pub(crate) rest: Vec<Index>,
     pub(crate) outcome: Outcome,
-    /// Published by the handler, to leave with its success.
-    pub(crate) emit: Vec<Message>,
-    pub(crate) effects: Effects,
+    /// What the handler published and queued, to leave with its success.
+    pub(crate) held: Option<Arc<Held>>,
 }
 
 /// What must be written, confirmed, before a message is settled.
@@ -95,7 +95,7 @@ pub(crate) enum Load {
 /// A dead letter to be built and written.
 #[derive(Debug)]
 pub(crate) struct DeadLoad {
-    pub(crate) message: Message,
+    pub(crate) message: Arc<Message>,
     pub(crate) origin: Origin,
     pub(crate) class: &'static str,
     pub(crate) attempts: u32,
@@ -106,7 +106,7 @@ pub(crate) struct DeadLoad {
 /// A message to be parked.
 #[derive(Debug)]
 pub(crate) struct ParkLoad {
-    pub(crate) message: Message,
+    pub(crate) message: Arc<Message>,
     pub(crate) origin: Origin,
     pub(crate) attempts: u32,
     pub(crate) due: Option<SystemTime>,
@@ -129,11 +129,33 @@ pub(crate) enum Then {
     ParkNative { after: Option<Duration> },
 }
 
-/// A settlement and what depends on it.
-#[derive(Debug)]
+/// Settlements on their way to the broker, each with what depends on it: two lists of the same length, so that a
+/// batch is handed to the driver as it is.
+#[derive(Debug, Default)]
 pub(crate) struct Outward {
-    pub(crate) settlement: Settlement,
-    pub(crate) tag: Tag,
+    pub(crate) settlements: Vec<Settlement>,
+    pub(crate) tags: Vec<Tag>,
+}
+
+impl Outward {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tags.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, settlement: Settlement, tag: Tag) {
+        self.settlements.push(settlement);
+        self.tags.push(tag);
+    }
+
+    /// Moves all of `other` behind those that are here.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        if self.is_empty() {
+            std::mem::swap(self, other);
+        } else {
+            self.settlements.append(&mut other.settlements);
+            self.tags.append(&mut other.tags);
+        }
+    }
 }
 
 /// What depends on a settlement.
@@ -179,7 +201,7 @@ pub(crate) struct Wants {
 /// A failure, for logs and the user's own hook.
 #[derive(Debug)]
 pub(crate) struct Report {
-    pub(crate) message: Message,
+    pub(crate) message: Arc<Message>,
     pub(crate) attempt: u32,
     pub(crate) failure: Failure,
     pub(crate) next: Next,

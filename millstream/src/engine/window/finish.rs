@@ -13,48 +13,69 @@ use crate::{Failure, FailureKind};
 
 impl Window {
     pub(super) fn finish_one(&mut self, done: Done, now: Instant) {
-        let Done { index, item, rest, outcome, emit, effects } = done;
+        let Done { index, rest, outcome, held } = done;
+        if outcome.is_ok() && held.is_none() && rest.is_empty() && self.is_plain(index) {
+            // The usual case: nothing has to leave first, and the lane goes on at once.
+            self.note_success();
+            self.counts.handled(1);
+            self.complete(index, Then::Ack, now);
+            return;
+        }
         let suspect = self.entries.get(index as usize).filter(|e| e.marked).map(|e| (e.input, e.partition));
         if let Some(partition) = suspect.and_then(|key| self.partitions.get_mut(&key)) {
             partition.ran(index);
         }
         match outcome {
-            Ok(()) => self.succeeded(index, item, rest, emit, effects, now),
-            Err(failure) if !rest.is_empty() => self.split_batch(index, item, rest, &failure, now),
-            Err(failure) => self.failed(index, item, failure, now),
+            Ok(()) => self.succeeded(index, rest, held.map(|h| h.close()).unwrap_or_default(), now),
+            Err(failure) => {
+                // A failed attempt publishes nothing, and nothing more is held for it.
+                drop(held.map(|h| h.close()));
+                if rest.is_empty() {
+                    self.failed(index, failure, now);
+                } else {
+                    self.split_batch(index, rest, &failure, now);
+                }
+            }
         }
         if let Some(key) = suspect {
             self.after_suspect(key, now);
         }
     }
 
+    /// Whether a message's success is all there is to it: no reservation to be confirmed, no suspicion to be lifted.
+    fn is_plain(&self, index: Index) -> bool {
+        self.entries.get(index as usize).is_some_and(|e| e.reservation.is_none() && !e.marked)
+    }
+
+    /// A handler succeeded: whatever was down is up.
+    fn note_success(&mut self) {
+        if self.outage.success() {
+            tracing::info!(topic = %self.rules.topic, "the outage is over: a message was handled");
+        }
+    }
+
     pub(super) fn succeeded(
         &mut self,
         index: Index,
-        item: Box<Item>,
-        rest: Vec<(Index, Box<Item>)>,
-        emit: Vec<Message>,
-        effects: Effects,
+        rest: Vec<Index>,
+        (emit, mut effects): (Vec<Message>, Effects),
         now: Instant,
     ) {
         if !effects.is_empty() && !self.rules.effects {
-            for (index, item) in std::iter::once((index, item)).chain(rest) {
+            for index in std::iter::once(index).chain(rest) {
                 let failure = Failure::unrecoverable(Error::new(
                     ErrorKind::Unsupported,
                     "the handler queued an effect and the driver cannot commit it with the acknowledgement",
                 ));
-                self.failed(index, item, failure, now);
+                self.failed(index, failure, now);
             }
             return;
         }
-        if self.outage.success() {
-            tracing::info!(topic = %item.message.topic, "the outage is over: a message was handled");
-        }
+        self.note_success();
         self.counts.handled(1 + rest.len() as u64);
-        let mut effects = effects;
         let mut reservations = Vec::new();
         let store = self.rules.policy.dedup.as_ref().filter(|_| self.rules.effects);
-        for one in std::iter::once(index).chain(rest.iter().map(|(other, _)| *other)) {
+        for one in std::iter::once(index).chain(rest.iter().copied()) {
             let entry = &mut self.entries[one as usize];
             let Some(reservation) = entry.reservation.take() else { continue };
             match store.and_then(|store| store.confirm_as_effect(&reservation)) {
@@ -68,28 +89,22 @@ impl Window {
                     entry.reservation = Some(reservation);
                     self.entries[index as usize].extra.get_or_insert_default().confirms = true;
                 }
-                None => reservations.push(reservation),
+                None => reservations.push(*reservation),
             }
         }
         let plain = emit.is_empty() && reservations.is_empty() && effects.is_empty();
         if plain {
-            // The usual case: nothing has to leave first, and the lane goes on at once.
             self.complete(index, Then::Ack, now);
-            self.recycle(item);
-            for (other, item) in rest {
+            for other in rest {
                 self.complete(other, Then::Ack, now);
-                self.recycle(item);
             }
             return;
         }
-        let others: Vec<Index> = rest.iter().map(|(i, _)| *i).collect();
-        self.put_back(index, item);
-        for (other, item) in rest {
-            self.put_back(other, item);
-            self.entries[other as usize].stage = Stage::Settling;
+        for other in &rest {
+            self.entries[*other as usize].stage = Stage::Settling;
         }
         if reservations.is_empty() && (self.rules.atomic_emit || emit.is_empty()) {
-            self.settle_with(index, others, emit, effects);
+            self.settle_with(index, rest, emit, effects);
             return;
         }
         // Effects without an atomic emit ride with the settlement that follows the write.
@@ -97,27 +112,21 @@ impl Window {
             self.entries[index as usize].extra.get_or_insert_default().effects = effects;
         }
         let load = if emit.is_empty() { Load::Nothing } else { Load::Emit(emit) };
-        self.leave(index, others, load, DedupStep::Confirm(reservations), Then::Ack);
-    }
-
-    pub(super) fn put_back(&mut self, index: Index, item: Box<Item>) {
-        self.entries[index as usize].item = Some(item);
+        self.leave(index, rest, load, DedupStep::Confirm(reservations), Then::Ack);
     }
 
     /// A batch failed: its messages run on their own, so that the one to blame is found. No attempt is used.
     pub(super) fn split_batch(
         &mut self,
         index: Index,
-        item: Box<Item>,
-        rest: Vec<(Index, Box<Item>)>,
+        rest: Vec<Index>,
         failure: &Failure,
         now: Instant,
     ) {
-        tracing::warn!(topic = %item.message.topic, messages = rest.len() + 1, error = %failure,
+        tracing::warn!(topic = %self.rules.topic, messages = rest.len() + 1, error = %failure,
             "a batch failed: its messages run one by one");
         self.outage.inconclusive();
-        for (index, item) in std::iter::once((index, item)).chain(rest) {
-            self.put_back(index, item);
+        for index in std::iter::once(index).chain(rest) {
             let lane = self.entries[index as usize].lane;
             let entry = &mut self.entries[index as usize];
             entry.single = true;
@@ -129,9 +138,9 @@ impl Window {
         }
     }
 
-    pub(super) fn failed(&mut self, index: Index, item: Box<Item>, failure: Failure, now: Instant) {
+    pub(super) fn failed(&mut self, index: Index, failure: Failure, now: Instant) {
         self.counts.failed(1);
-        let attempt = item.attempt;
+        let Item { message, attempt, .. } = self.entries[index as usize].item.clone();
         let wall = self.rules.clock.now();
         {
             let entry = &mut self.entries[index as usize];
@@ -154,12 +163,12 @@ impl Window {
             kind => {
                 // An unkeyed message counts as a key of its own.
                 // In total order all are of one lane, but not of one key.
-                let own = self.lanes.id(item.message.lane_key().map_or(item.message.id.as_bytes(), |k| k));
+                let own = self.lanes.id(message.lane_key().map_or(message.id.as_bytes(), |k| k));
                 let key = lane.filter(|_| self.rules.policy.ordering == Ordering::PerKey).unwrap_or(own);
                 let was_down = self.outage.is_down();
                 let down = self.outage.failure(key, now);
                 if down && !was_down {
-                    tracing::warn!(topic = %item.message.topic, error = %failure,
+                    tracing::warn!(topic = %message.topic, error = %failure,
                         "failures in a row across keys: taken for an outage, the subscription pauses and probes");
                 }
                 let entry = &mut self.entries[index as usize];
@@ -191,8 +200,7 @@ impl Window {
             next => next,
         };
         let kind = failure.kind();
-        self.reports.push(Report { message: item.message.clone(), attempt, failure, next });
-        self.put_back(index, item);
+        self.reports.push(Report { message, attempt, failure, next });
         if self.closing && matches!(next, Next::Retry(_) | Next::Park(_) | Next::WaitForOutage) {
             self.give_back(index, now);
             return;

@@ -1,5 +1,7 @@
 //! Leaving: what must be written, confirmed, before a message may be settled.
 
+use std::sync::Arc;
+
 use millstream_core::{Error, Message, Reservation, Settlement, Verdict};
 use tokio::time::Instant;
 
@@ -33,15 +35,15 @@ impl Window {
         }
         let entry = &mut self.entries[index as usize];
         let history = entry.history.take().map(|h| *h).unwrap_or_default();
-        let reservation = entry.reservation.take();
+        let reservation = entry.take_reservation();
         let attempts = match class {
             // Its last run is counted here, since it did not come through the counting of retries.
             "unrecoverable" | "decode" => entry.attempts + 1,
             _ => entry.attempts,
         };
-        let Some(item) = entry.item.take() else { return };
+        let item = &entry.item;
         let load = DeadLoad {
-            message: item.message,
+            message: Arc::clone(&item.message),
             origin: item.origin,
             class,
             attempts,
@@ -66,7 +68,7 @@ impl Window {
     /// are still on their way out before it.
     pub(super) fn release_and(&mut self, index: Index, then: Then, now: Instant) {
         let entry = &mut self.entries[index as usize];
-        let reservation = entry.reservation.take();
+        let reservation = entry.take_reservation();
         if reservation.is_none() && (entry.previous == NONE || self.closing) {
             self.complete(index, then, now);
             return;
@@ -100,7 +102,7 @@ impl Window {
         self.leaving -= 1;
         let Some(entry) = self.entries.get_mut(index as usize) else { return };
         // Released once the letter is stored, or the message is somebody else's.
-        entry.reservation = reservation;
+        entry.reservation = reservation.map(Box::new);
         let Some(token) = entry.token.take() else { return };
         entry.stage = Stage::Settling;
         let (input, lease_until) = (entry.input, entry.lease_until);

@@ -64,13 +64,9 @@ use outage::OutageWatch;
 use partitions::Partition;
 pub(crate) use rules::{ParkMode, Rules};
 
-use crate::context::Item;
-
 pub(crate) struct Window {
     rules: Rules,
     entries: Slab<Entry>,
-    /// Boxes of messages that are done: no more than the window ever held.
-    spare: Vec<Box<Item>>,
     lanes: Lanes,
     ready: VecDeque<Index>,
     reserving: Vec<Index>,
@@ -82,7 +78,10 @@ pub(crate) struct Window {
     confirming: bool,
     timers: BinaryHeap<Reverse<(Instant, Index, u32)>>,
     stamp: u32,
+    /// Handlers that may run at once, granted to the runners.
     running: usize,
+    /// Jobs with the runners, begun or not.
+    out: usize,
     leaving: usize,
     /// Handed to the settlers and not yet answered.
     unsettled: usize,
@@ -92,7 +91,7 @@ pub(crate) struct Window {
     partitions: std::collections::HashMap<(Input, PartitionId), Partition, FixedState>,
     /// By [`Way`].
     outgoing: [Vec<Outgoing>; 3],
-    settlements: [Vec<Outward>; 2],
+    settlements: [Outward; 2],
     marks: Vec<MarkRequest>,
     /// Notes taken by the settler and not yet stored.
     marking: usize,
@@ -116,7 +115,6 @@ impl Window {
         let rng = rules.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         Self {
             entries: Slab::new(),
-            spare: Vec::new(),
             lanes: Lanes::new(rules.seed),
             ready: VecDeque::new(),
             reserving: Vec::new(),
@@ -126,13 +124,14 @@ impl Window {
             timers: BinaryHeap::new(),
             stamp: 0,
             running: 0,
+            out: 0,
             leaving: 0,
             unsettled: 0,
             bytes: 0,
             park_entries: 0,
             partitions: std::collections::HashMap::default(),
             outgoing: Default::default(),
-            settlements: [Vec::new(), Vec::new()],
+            settlements: Default::default(),
             marks: Vec::new(),
             marking: 0,
             reports: Vec::new(),
@@ -209,7 +208,7 @@ impl Window {
     }
 
     /// When something is due that nobody else will bring about.
-    pub(crate) fn next_timer(&mut self) -> Option<Instant> {
+    pub(crate) fn next_timer(&mut self, now: Instant) -> Option<Instant> {
         while let Some(Reverse((at, index, stamp))) = self.timers.peek() {
             let live = self
                 .entries
@@ -217,21 +216,22 @@ impl Window {
                 .is_some_and(|e| e.stamp == *stamp && e.stage == Stage::Waiting);
             if live {
                 let at = *at;
-                return Some(self.soonest(at));
+                return Some(self.soonest(at, now));
             }
             self.timers.pop();
         }
-        self.other_timers()
+        self.other_timers(now)
     }
 
-    fn soonest(&self, at: Instant) -> Instant {
-        self.other_timers().map_or(at, |other| at.min(other))
+    fn soonest(&self, at: Instant, now: Instant) -> Instant {
+        self.other_timers(now).map_or(at, |other| at.min(other))
     }
 
-    fn other_timers(&self) -> Option<Instant> {
+    fn other_timers(&self, now: Instant) -> Option<Instant> {
         let probe = self.outage.next_probe().filter(|_| !self.ready.is_empty());
         let batch = self.batch.due().filter(|_| !self.ready.is_empty());
-        probe.into_iter().chain(batch).min()
+        // What is due already and still waits, waits for a handler to end: a timer in the past would fire for ever.
+        probe.into_iter().chain(batch).filter(|at| *at > now).min()
     }
 
     /// Makes ready what is due.
@@ -280,7 +280,7 @@ impl Window {
         let entries = self.entries.iter().filter(|(_, e)| e.input == input);
         into.extend(entries.filter_map(|(_, e)| e.token.as_ref().map(Token::id)));
         // What is finished stays ours until it is settled, however long the settler has to wait for its turn.
-        into.extend(self.settlements[input as usize].iter().map(|o| o.settlement.token.id()));
+        into.extend(self.settlements[input as usize].settlements.iter().map(|s| s.token.id()));
     }
 
     // ---- Ending ------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ impl Window {
 
     /// Whether nothing runs, leaves or waits for the broker.
     pub(crate) fn is_drained(&self) -> bool {
-        self.running == 0 && self.leaving == 0 && self.unsettled == 0 && self.is_confirmed()
+        self.out == 0 && self.leaving == 0 && self.unsettled == 0 && self.is_confirmed()
     }
 
     /// Whether the deduplication store knows of everything that was settled.
@@ -347,16 +347,17 @@ impl Window {
 
     /// Takes what is to be settled of an input. What is past its lease by our own clock is lost, whatever the
     /// broker would say.
-    pub(crate) fn take_settlements(&mut self, input: Input, now: Instant, into: &mut Vec<Outward>) {
+    pub(crate) fn take_settlements(&mut self, input: Input, now: Instant, into: &mut Outward) {
         if self.rules.lease.is_none() {
             into.append(&mut self.settlements[input as usize]);
             return;
         }
-        for outward in std::mem::take(&mut self.settlements[input as usize]) {
-            if outward.tag.lease_until.is_some_and(|until| until < now) {
-                self.settled(input, outward.tag, millstream_core::Settled::Lost, now);
+        let Outward { settlements, tags } = std::mem::take(&mut self.settlements[input as usize]);
+        for (settlement, tag) in settlements.into_iter().zip(tags) {
+            if tag.lease_until.is_some_and(|until| until < now) {
+                self.settled(input, tag, millstream_core::Settled::Lost, now);
             } else {
-                into.push(outward);
+                into.push(settlement, tag);
             }
         }
     }
@@ -365,8 +366,8 @@ impl Window {
     pub(crate) fn extended(&mut self, held: &[TokenId], kept: &[bool], asked: Instant) {
         let Some(lease) = self.rules.lease else { return };
         let kept: HashMap<TokenId, bool> = held.iter().copied().zip(kept.iter().copied()).collect();
-        let queued = self.settlements.iter_mut().flatten();
-        let queued = queued.map(|o| (o.settlement.token.id(), &mut o.tag.lease_until));
+        let queued = self.settlements.iter_mut().flat_map(|o| o.settlements.iter().zip(&mut o.tags));
+        let queued = queued.map(|(settlement, tag)| (settlement.token.id(), &mut tag.lease_until));
         let held = self.entries.iter_mut().map(|(_, e)| (e.id, &mut e.lease_until));
         for (id, lease_until) in held.chain(queued) {
             match kept.get(&id) {

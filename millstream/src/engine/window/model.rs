@@ -1,7 +1,7 @@
 //! The window against its promises, under random schedules: every message ends once, a key's messages are
 //! handled in order and one at a time, bounds hold, and nothing is committed past an unfinished message.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use millstream_core::{
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
-use crate::context::SubscriptionInfo;
+use crate::context::{Item, SubscriptionInfo};
 use crate::engine::clock::Clock;
 use crate::policy::{OtherTypes, Outage, Policy};
 use crate::{EventRegistry, Failure, Publisher, Retry};
@@ -21,7 +21,8 @@ const MESSAGES: u64 = 60;
 #[derive(Debug, Clone)]
 enum Step {
     Read(usize),
-    Take(usize),
+    /// Takes jobs, some of them ahead, and begins those that may run.
+    Take(usize, usize),
     /// Ends one of the running handlers, well or badly.
     End(usize, bool),
     Time(u64),
@@ -32,7 +33,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (1..9usize).prop_map(Step::Read),
-        (1..5usize).prop_map(Step::Take),
+        (1..5usize, 0..4usize).prop_map(|(max, ahead)| Step::Take(max, ahead)),
         (any::<usize>(), prop::bool::weighted(0.7)).prop_map(|(i, ok)| Step::End(i, ok)),
         (1..90_000u64).prop_map(Step::Time),
         Just(Step::Answer),
@@ -145,10 +146,11 @@ impl World {
     fn step(&mut self, step: &Step) {
         match step {
             Step::Read(count) => self.read(*count),
-            Step::Take(max) => {
-                let mut jobs = Vec::new();
-                self.window.take(*max, 1, self.now, &mut jobs);
-                self.running.extend(jobs);
+            Step::Take(max, ahead) => {
+                let mut jobs = VecDeque::new();
+                let granted = self.window.take((*max, *ahead), 1, self.now, &mut jobs);
+                self.running.extend(jobs.drain(..granted));
+                self.window.put_back(&mut jobs, self.now);
             }
             Step::End(which, ok) => {
                 if !self.running.is_empty() {
@@ -202,9 +204,9 @@ impl World {
             self.finished.insert(number);
         }
         let outcome = if ok { Ok(()) } else { Err(Failure::retry("no")) };
-        let Job { index, item, rest } = job;
-        let mut done = vec![Done { index, item, rest, outcome, emit: Vec::new(), effects: Vec::new() }];
+        let mut done = vec![Done { index: job.index, rest: Vec::new(), outcome, held: None }];
         self.window.finished(&mut done, self.now);
+        self.window.free(1);
     }
 
     fn answer(&mut self) {
@@ -220,12 +222,12 @@ impl World {
                 self.window.left(&one, self.now);
             }
         }
-        let mut outward = Vec::new();
+        let mut outward = Outward::default();
         self.window.take_settlements(Input::Main, self.now, &mut outward);
-        for one in outward {
-            let number = one.settlement.token.id().id;
+        for (settlement, tag) in outward.settlements.into_iter().zip(outward.tags) {
+            let number = settlement.token.id().id;
             self.unparked.remove(&number);
-            match one.settlement.verdict {
+            match settlement.verdict {
                 Verdict::Ack if self.cumulative => {
                     assert!(number + 1 > self.committed, "the committed position went back");
                     self.committed = number + 1;
@@ -239,7 +241,7 @@ impl World {
                 }
                 other => panic!("{other:?}"),
             }
-            assert!(self.window.settled(Input::Main, one.tag, Settled::Done, self.now).is_none());
+            assert!(self.window.settled(Input::Main, tag, Settled::Done, self.now).is_none());
         }
     }
 
@@ -263,7 +265,7 @@ impl World {
         for _ in 0..10_000 {
             let before = self.settled();
             self.step(&Step::Read(16));
-            self.step(&Step::Take(5));
+            self.step(&Step::Take(5, 2));
             while !self.running.is_empty() {
                 self.step(&Step::End(0, true));
             }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::lanes::{Index, LaneId, NONE};
 use super::{DedupStep, Input, Load, ParkLoad, ParkMode, Stage, Then, Window};
+use crate::context::Item;
 
 impl Window {
     /// Parks the head of a lane until then and all that is behind it.
@@ -39,9 +40,7 @@ impl Window {
                 self.counts.parked(1);
                 let after = wait.min(longest);
                 let entry = &self.entries[index as usize];
-                if let Some(item) = &entry.item {
-                    self.remembered.put(item.message.id.clone(), entry.attempts);
-                }
+                self.remembered.put(entry.item.message.id.clone(), entry.attempts);
                 let behind = if self.rules.keyed_redelivery { behind } else { Vec::new() };
                 self.release_and(index, Then::Retry(after), now);
                 for other in behind {
@@ -75,11 +74,10 @@ impl Window {
         self.counts.parked(1);
         let due = wait.map(|w| self.rules.clock.now() + w);
         let entry = &mut self.entries[index as usize];
-        let reservation = entry.reservation.take();
+        let reservation = entry.take_reservation();
         let history = entry.history.take().map(|h| *h).unwrap_or_default();
-        let Some(item) = entry.item.take() else { return };
-        let load =
-            ParkLoad { message: item.message, origin: item.origin, attempts: entry.attempts, due, history };
+        let Item { message, origin, .. } = entry.item.clone();
+        let load = ParkLoad { message, origin, attempts: entry.attempts, due, history };
         let partition = entry.partition;
         if let Some(lane) = entry.lane {
             self.lanes.park(lane, 1, partition);

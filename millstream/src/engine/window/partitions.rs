@@ -321,7 +321,7 @@ impl Window {
     pub(super) fn suspect(&mut self, index: Index, now: Instant) {
         let entry = &mut self.entries[index as usize];
         entry.stage = Stage::Reserving;
-        let position = entry.item.as_ref().and_then(|i| i.origin.position);
+        let position = entry.item.origin.position;
         let key = (entry.input, entry.partition);
         let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) else {
             return;
@@ -392,11 +392,13 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use millstream_core::{Assigned, Delivery, Epoch, Message, PartitionId, Position, Token};
     use tokio::time::Instant;
 
     use super::super::model::window;
-    use super::super::{Done, Input, Job, Window};
+    use super::super::{Done, Input, Job, Outward, Window};
 
     const PARTITION: PartitionId = PartitionId(0);
 
@@ -408,22 +410,21 @@ mod tests {
     }
 
     fn take(window: &mut Window) -> Vec<Job> {
-        let mut jobs = Vec::new();
-        window.take(10, 1, Instant::now(), &mut jobs);
-        jobs
+        let mut jobs = VecDeque::new();
+        window.take((10, 0), 1, Instant::now(), &mut jobs);
+        jobs.into()
     }
 
     fn end(window: &mut Window, job: Job) {
-        let Job { index, item, rest } = job;
-        let mut done =
-            vec![Done { index, item, rest, outcome: Ok(()), emit: Vec::new(), effects: Vec::new() }];
+        let mut done = vec![Done { index: job.index, rest: Vec::new(), outcome: Ok(()), held: None }];
         window.finished(&mut done, Instant::now());
+        window.free(1);
     }
 
     fn settlements(window: &mut Window) -> usize {
-        let mut outward = Vec::new();
+        let mut outward = Outward::default();
         window.take_settlements(Input::Main, Instant::now(), &mut outward);
-        outward.len()
+        outward.tags.len()
     }
 
     #[tokio::test]

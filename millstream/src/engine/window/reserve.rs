@@ -24,8 +24,7 @@ impl Window {
             let Some(entry) = self.entries.get(index as usize).filter(|e| e.stage == Stage::Reserving) else {
                 continue;
             };
-            let Some(item) = &entry.item else { continue };
-            into.push((index, dedup_key(group.clone(), &item.message)));
+            into.push((index, dedup_key(group.clone(), &entry.item.message)));
         }
     }
 
@@ -51,7 +50,7 @@ impl Window {
                     return;
                 }
                 let entry = &mut self.entries[index as usize];
-                entry.reservation = Some(reservation);
+                entry.reservation = Some(Box::new(reservation));
                 entry.reserved_at = Some(now);
                 self.make_ready(index, now);
             }

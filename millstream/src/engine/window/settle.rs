@@ -4,7 +4,7 @@ use millstream_core::{Effects, Error, Message, Park, ParkNote, Settled, Settleme
 use tokio::time::Instant;
 
 use super::lanes::{Index, NONE};
-use super::{Entry, Input, Outward, Stage, Tag, Then, Window};
+use super::{Entry, Input, Stage, Tag, Then, Window};
 use crate::Failure;
 
 /// What rides along with an acknowledgement that waits for its turn in a tracker.
@@ -56,17 +56,22 @@ impl Window {
     pub(super) fn send(&mut self, input: Input, settlement: Settlement, tag: Tag) {
         self.unsettled += 1;
         self.sent(input, &tag);
-        self.settlements[input as usize].push(Outward { settlement, tag });
+        self.settlements[input as usize].push(settlement, tag);
     }
 
     /// Ends a message that nothing holds any more: settles it and lets its lane go on.
     pub(super) fn complete(&mut self, index: Index, then: Then, now: Instant) {
-        let Some(mut entry) = self.remove(index, now) else { return };
-        let Some(token) = entry.token.take() else { return };
-        let (input, partition) = (entry.input, entry.partition);
+        let Some(entry) = self.entries.get_mut(index as usize) else { return };
+        let token = entry.token.take();
+        let (input, partition, number, lease_until) =
+            (entry.input, entry.partition, entry.number, entry.lease_until);
+        let attempts = entry.attempts;
+        let history = entry.history.take();
+        self.remove(index, now);
+        let Some(token) = token else { return };
         if self.rules.cumulative {
             match then {
-                Then::Ack => self.track(input, partition, entry.number, token, None),
+                Then::Ack => self.track(input, partition, number, token, None),
                 // What is given back is just not settled.
                 Then::Release | Then::Retry(_) | Then::ParkNative { .. } => drop(token),
             }
@@ -77,22 +82,22 @@ impl Window {
             Then::Release => Verdict::Release,
             Then::Retry(after) => Verdict::Retry { after },
             Then::ParkNative { after } => {
-                let history = entry.history.take().unwrap_or_default();
+                let history = history.unwrap_or_default();
                 let note = ParkNote {
-                    attempts: entry.attempts,
+                    attempts,
                     first_failure: history.first_failure,
                     error: history.error,
                 };
                 Verdict::Park(Box::new(Park { after, note }))
             }
         };
-        let tag = Tag::of(token.id(), entry.lease_until);
+        let tag = Tag::of(token.id(), lease_until);
         self.send(input, Settlement::new(token, verdict), tag);
     }
 
     /// Takes an entry out of the window and out of its lane, and lets the lane go on.
-    pub(super) fn remove(&mut self, index: Index, now: Instant) -> Option<Entry> {
-        let entry = self.entries.try_remove(index as usize)?;
+    fn remove(&mut self, index: Index, now: Instant) {
+        let Some(entry) = self.entries.try_remove(index as usize) else { return };
         self.bytes -= entry.size;
         if entry.input == Input::Park {
             self.park_entries -= 1;
@@ -117,7 +122,6 @@ impl Window {
             }
         }
         self.wake_pump |= self.pump_waits_for_less();
-        Some(entry)
     }
 
     /// What the broker said to a settlement. One that must be sent again is given back.
@@ -127,12 +131,12 @@ impl Window {
         tag: Tag,
         outcome: Settled,
         now: Instant,
-    ) -> Option<Outward> {
+    ) -> Option<Settlement> {
         let done = outcome.is_done();
         match outcome {
             Settled::Failed { settlement, error } => {
                 tracing::debug!(error = %error, "a settlement failed and is sent again");
-                return Some(Outward { settlement: *settlement, tag });
+                return Some(*settlement);
             }
             Settled::EffectsFailed(error) => {
                 self.confirm(input, &tag);
@@ -152,12 +156,13 @@ impl Window {
         }
         self.confirm(input, &tag);
         if let Some(index) = tag.waits
-            && let Some(mut entry) = self.remove(index, now)
+            && let Some(entry) = self.entries.get_mut(index as usize)
         {
-            let mut reservations: Vec<_> = entry.reservation.take().into_iter().collect();
+            let mut reservations: Vec<_> = entry.take_reservation().into_iter().collect();
             let extra = entry.extra.take().map(|e| *e).unwrap_or_default();
+            self.remove(index, now);
             for other in extra.followers {
-                reservations.extend(self.entries.get_mut(other as usize).and_then(|e| e.reservation.take()));
+                reservations.extend(self.entries.get_mut(other as usize).and_then(Entry::take_reservation));
                 self.complete(other, Then::Ack, now);
             }
             if !done || tag.dead {
@@ -174,25 +179,20 @@ impl Window {
     /// The driver undid a message's effects: its handler's success did not last, and counts as a failure.
     pub(super) fn undone(&mut self, index: Index, error: Error, now: Instant) {
         let Some(entry) = self.entries.get_mut(index as usize) else { return };
-        let Some(item) = entry.item.take() else { return };
         entry.token = Some(Token::new(entry.id.partition, entry.id.epoch, entry.id.id));
-        self.outworn.extend(entry.reservation.take());
+        self.outworn.extend(entry.take_reservation());
         let followers = entry.extra.take().map(|e| e.followers).unwrap_or_default();
         for other in &followers {
             let other = &mut self.entries[*other as usize];
             other.token = Some(Token::new(other.id.partition, other.id.epoch, other.id.id));
-            self.outworn.extend(other.reservation.take());
+            self.outworn.extend(other.take_reservation());
         }
         self.counts.handled_total = self.counts.handled_total.saturating_sub(1 + followers.len() as u64);
         if followers.is_empty() {
-            self.failed(index, item, Failure::from(error), now);
+            self.failed(index, Failure::from(error), now);
             return;
         }
-        let rest = followers
-            .into_iter()
-            .filter_map(|i| self.entries[i as usize].item.take().map(|item| (i, item)))
-            .collect();
-        self.split_batch(index, item, rest, &Failure::from(error), now);
+        self.split_batch(index, followers, &Failure::from(error), now);
     }
 
     /// Gives a message back that was not started, or failed while everything closes.

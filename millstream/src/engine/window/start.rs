@@ -1,5 +1,7 @@
 //! Starting: how many handlers may run, which are next, and their results coming back.
 
+use std::collections::VecDeque;
+
 use tokio::time::Instant;
 
 use super::lanes::Index;
@@ -27,43 +29,79 @@ impl Window {
         }
     }
 
-    /// Hands out jobs, at most `max`, leaving some of a short queue to other runners.
-    pub(crate) fn take(&mut self, max: usize, runners: usize, now: Instant, jobs: &mut Vec<Job>) {
-        let mut allowed = self.may_start(now).min(max);
-        if allowed == 0 || self.ready.is_empty() {
-            return;
+    /// Hands out jobs; says how many of them may run at once, at most `room`. Up to `ahead` more come along, to be
+    /// started as those end, or [put back](Self::put_back): handlers that never wait are served by the dozen.
+    /// Some of a short queue are left to other runners.
+    pub(crate) fn take(
+        &mut self,
+        (room, ahead): (usize, usize),
+        runners: usize,
+        now: Instant,
+        jobs: &mut VecDeque<Job>,
+    ) -> usize {
+        let permits = self.may_start(now).min(room);
+        if permits == 0 || self.ready.is_empty() {
+            return 0;
         }
+        let before = jobs.len();
         if let Some(batching) = self.rules.policy.batch {
-            self.take_batches(allowed, batching, now, jobs);
-            return;
-        }
-        if runners > 1 {
-            allowed = allowed.min(self.ready.len().div_ceil(runners * 2));
-        }
-        while allowed > 0 {
-            let Some(index) = self.ready.pop_front() else { break };
-            if let Some(item) = self.start(index, now) {
-                allowed -= 1;
-                jobs.push(Job { index, item, rest: Vec::new() });
+            self.take_batches(permits, batching, now, jobs);
+        } else {
+            // A probe goes alone.
+            let mut count = if self.outage.is_down() { permits } else { permits + ahead };
+            if runners > 1 {
+                count = count.min(self.ready.len().div_ceil(runners * 2));
             }
+            while count > 0 {
+                let Some(index) = self.ready.pop_front() else { break };
+                if let Some(item) = self.start(index, now) {
+                    count -= 1;
+                    jobs.push_back(Job { index, item, rest: Vec::new() });
+                }
+            }
+        }
+        let taken = jobs.len() - before;
+        self.out += taken;
+        let granted = permits.min(taken);
+        self.running += granted;
+        granted
+    }
+
+    /// Takes jobs back that were not begun, as if they had not been handed out.
+    pub(crate) fn put_back(&mut self, jobs: &mut VecDeque<Job>, now: Instant) {
+        while let Some(job) = jobs.pop_back() {
+            self.out -= 1;
+            if self.closing {
+                self.counts.given_back += 1;
+                self.give_back(job.index, now);
+                continue;
+            }
+            let Some(entry) = self.entries.get_mut(job.index as usize) else { continue };
+            entry.stage = Stage::Ready;
+            self.ready.push_front(job.index);
         }
     }
 
+    /// So many handlers fewer run.
+    pub(crate) fn free(&mut self, permits: usize) {
+        self.running -= permits;
+    }
+
     /// Starts an entry, unless it was taken away since it became ready.
-    pub(super) fn start(&mut self, index: Index, now: Instant) -> Option<Box<Item>> {
+    pub(super) fn start(&mut self, index: Index, now: Instant) -> Option<Item> {
         let half = self.rules.policy.dedup_lease / 2;
         let entry = self.entries.get_mut(index as usize).filter(|e| e.stage == Stage::Ready)?;
         if entry.reserved_at.is_some_and(|at| now.duration_since(at) > half) {
             // It waited too long, for an outage or a pause: its lease might end while the handler runs.
             entry.reserved_at = None;
-            self.outworn.extend(entry.reservation.take());
+            let outworn = entry.take_reservation();
+            self.outworn.extend(outworn);
             self.make_ready(index, now);
             return None;
         }
-        let mut item = entry.item.take()?;
-        item.attempt = entry.attempts + 1;
+        entry.item.attempt = entry.attempts + 1;
         entry.stage = Stage::Running;
-        self.running += 1;
+        let item = entry.item.clone();
         self.outage.started();
         Some(item)
     }
@@ -71,7 +109,7 @@ impl Window {
     /// Takes results in.
     pub(crate) fn finished(&mut self, done: &mut Vec<Done>, now: Instant) {
         for one in done.drain(..) {
-            self.running -= 1;
+            self.out -= 1;
             self.finish_one(one, now);
         }
     }

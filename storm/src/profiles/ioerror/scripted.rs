@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::io::BufRead as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Args, ValueEnum};
@@ -73,7 +72,7 @@ pub(crate) enum Ending {
 impl Ending {
     const ALL: [Self; 5] = [Self::Done, Self::GaveUp, Self::Stuck, Self::BadError, Self::Panicked];
 
-    fn code(self) -> u8 {
+    fn code(self) -> i32 {
         match self {
             Self::Done => 0,
             Self::GaveUp => 41,
@@ -84,7 +83,7 @@ impl Ending {
     }
 
     pub(crate) fn of(code: i32) -> Option<Self> {
-        Self::ALL.into_iter().find(|ending| i32::from(ending.code()) == code)
+        Self::ALL.into_iter().find(|ending| ending.code() == code)
     }
 }
 
@@ -104,10 +103,12 @@ struct GaveUp(Ending, String);
 type Done<T = ()> = Result<T, GaveUp>;
 
 /// Runs the script. Before the part in which the disk may fail it says `ready`, and waits for a line.
-pub(crate) async fn run(options: Options) -> ExitCode {
+///
+/// If it is not done in the end, the process ends with the code that says how.
+pub(crate) async fn run(options: Options) -> Result {
     std::panic::set_hook(Box::new(|info| {
         eprintln!("{info}");
-        std::process::exit(i32::from(Ending::Panicked.code()));
+        std::process::exit(Ending::Panicked.code());
     }));
     let ended = match Program::new(&options) {
         Ok(mut program) => match options.script {
@@ -118,10 +119,10 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Err(error) => Err(GaveUp(Ending::Stuck, error.to_string())),
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => Ok(()),
         Err(GaveUp(ending, why)) => {
             eprintln!("{why}");
-            ExitCode::from(ending.code())
+            std::process::exit(ending.code());
         }
     }
 }

@@ -2,12 +2,12 @@
 //! looks at what is left knows what was, and goes on with it in the same way.
 
 use std::hash::{DefaultHasher, Hasher as _};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use millstream::Message;
 use millstream::sqlite::{SqlEffect, SqliteDedupStore};
 use millstream_core::{
-    DedupKey, DedupStore as _, Delivery, Park, ParkNote, Reservation, Reserve, Settlement, Token, Verdict,
+    DedupKey, DedupStore as _, Delivery, Park, ParkNote, Reservation, Reserve, Settlement, Verdict,
 };
 
 use crate::Result;
@@ -55,12 +55,13 @@ impl Group {
 
 /// The message of an id. Its key is one of its publisher's.
 pub(crate) fn message(id: &str) -> Message {
-    let size = hash(id, 0) % 3_000;
+    let (size, start) = (hash(id, 0) % 3_000, hash(id, 1));
     let mut data = id.as_bytes().to_vec();
-    data.extend((0..size).map(|n| (hash(id, 1).rotate_left((n % 64) as u32) & 0xff) as u8));
+    data.extend((0..size).map(|n| (start.wrapping_add(n * n) >> (n % 8)) as u8));
     let publisher = id.split('-').next().unwrap_or(id);
     let key = format!("{publisher}/{}", hash(id, 2) % 6);
     Message::new(TOPIC, data)
+        .with_time(SystemTime::now())
         .with_id(id.to_owned())
         .with_key(key)
         .with_content_type("application/octet-stream")
@@ -69,7 +70,8 @@ pub(crate) fn message(id: &str) -> Message {
 
 /// What is emitted with the acknowledgement of a message in [`Group::Effects`].
 pub(crate) fn followed(id: &str, seq: u64) -> Message {
-    Message::new(FOLLOWED, id.to_owned()).with_id(followed_id(id, seq))
+    let message = Message::new(FOLLOWED, id.to_owned()).with_id(followed_id(id, seq));
+    message.with_time(SystemTime::now())
 }
 
 pub(crate) fn followed_id(id: &str, seq: u64) -> String {
@@ -118,58 +120,51 @@ pub(crate) struct Handled {
 /// Handles deliveries: what each comes to is not yet settled.
 ///
 /// # Errors
-/// Of the deduplication store.
+/// Of the deduplication store: then nothing is reserved, and nothing is handled.
 pub(crate) async fn handle(
     group: Group,
     deliveries: Vec<Delivery>,
     dedup: &SqliteDedupStore,
     parks: Parks,
 ) -> Result<Vec<Handled>> {
-    let mut handled = Vec::with_capacity(deliveries.len());
-    for Delivery { message, token, position, parked, .. } in deliveries {
-        let (seq, id) = (position.map_or(0, |position| position.0), message.id.to_string());
-        if parks == Parks::Some && parked.is_none() && is_parked(group, &id) {
-            let note = ParkNote { attempts: 1, first_failure: None, error: "not now".into() };
-            let park = Park { after: Some(Duration::from_millis(10)), note };
-            let settlement = Settlement::new(token, Verdict::Park(Box::new(park)));
-            handled.push(Handled { seq, ends: false, settlement, reserved: None });
-            continue;
-        }
-        if is_dead(group, &id) {
-            let letter = message.with_header("millstream-dl-error", "no such customer");
-            let settlement = Settlement::new(token, Verdict::Dead(Box::new(letter)));
-            handled.push(Handled { seq, ends: true, settlement, reserved: None });
-            continue;
-        }
-        handled.push(acknowledge(group, seq, id, token, dedup).await?);
+    let mut reserved = Vec::new();
+    if group == Group::Once {
+        let keys = deliveries
+            .iter()
+            .map(|delivery| DedupKey { group: group.name().into(), id: delivery.message.id.clone() });
+        reserved = dedup.reserve(keys.collect(), Duration::from_secs(60)).await?;
     }
-    Ok(handled)
+    let reserved = reserved.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+    let handled = deliveries.into_iter().zip(reserved);
+    handled.map(|(one, reserve)| Ok(handle_one(group, one, reserve, parks)?.confirmed_by(dedup))).collect()
 }
 
-async fn acknowledge(
-    group: Group,
-    seq: u64,
-    id: String,
-    token: Token,
-    dedup: &SqliteDedupStore,
-) -> Result<Handled> {
-    let mut settlement = Settlement::ack(token);
-    let mut reserved = None;
-    if group == Group::Once {
-        let key = DedupKey { group: group.name().into(), id: id.clone().into() };
-        match dedup.reserve(vec![key], Duration::from_secs(60)).await?.pop() {
-            Some(Reserve::Reserved(reservation)) => {
-                settlement.effects.extend(dedup.confirm_as_effect(&reservation));
-                reserved = Some(reservation);
-            }
-            Some(Reserve::Duplicate) => {
-                return Ok(Handled { seq, ends: true, settlement, reserved: None });
-            }
-            // Another copy of it is under way.
-            _ => {
-                settlement.verdict = Verdict::Release;
-                return Ok(Handled { seq, ends: false, settlement, reserved: None });
-            }
+fn handle_one(group: Group, delivery: Delivery, reserve: Option<Reserve>, parks: Parks) -> Result<Handled> {
+    let Delivery { message, token, position, parked, .. } = delivery;
+    let (seq, id) = (position.map_or(0, |position| position.0), message.id.to_string());
+    let mut handled = Handled { seq, ends: true, settlement: Settlement::ack(token), reserved: None };
+    let settlement = &mut handled.settlement;
+    if parks == Parks::Some && parked.is_none() && is_parked(group, &id) {
+        let note = ParkNote { attempts: 1, first_failure: None, error: "not now".into() };
+        let park = Park { after: Some(Duration::from_millis(10)), note };
+        settlement.verdict = Verdict::Park(Box::new(park));
+        handled.ends = false;
+        return Ok(handled);
+    }
+    if is_dead(group, &id) {
+        let letter = message.with_header("millstream-dl-error", "no such customer");
+        settlement.verdict = Verdict::Dead(Box::new(letter));
+        return Ok(handled);
+    }
+    match reserve {
+        None => {}
+        Some(Reserve::Reserved(reservation)) => handled.reserved = Some(reservation),
+        Some(Reserve::Duplicate) => return Ok(handled),
+        // Another copy of it is under way.
+        Some(Reserve::Busy(_)) => {
+            settlement.verdict = Verdict::Release;
+            handled.ends = false;
+            return Ok(handled);
         }
     }
     if group == Group::Effects && is_followed(&id) {
@@ -180,5 +175,14 @@ async fn acknowledge(
         let effect = SqlEffect::statement("INSERT INTO effects VALUES(?1, ?2, ?3)", row)?;
         settlement.effects.push(effect.into_effect());
     }
-    Ok(Handled { seq, ends: true, settlement, reserved })
+    Ok(handled)
+}
+
+impl Handled {
+    /// With the confirmation of what is reserved among its effects.
+    fn confirmed_by(mut self, dedup: &SqliteDedupStore) -> Self {
+        let confirm = self.reserved.as_ref().and_then(|reservation| dedup.confirm_as_effect(reservation));
+        self.settlement.effects.extend(confirm);
+        self
+    }
 }

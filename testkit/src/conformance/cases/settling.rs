@@ -252,7 +252,7 @@ async fn deliveries_are_counted_anew_from_each_park(world: World) -> Checked {
 async fn a_dead_letter_is_stored_and_its_source_acknowledged(world: World) -> Checked {
     let mut member = world.publish_and_join(vec![world.message("k")], "g").await?;
     let delivery = member.take(1).await?.remove(0);
-    let letter = delivery.message.clone().with_header(names::DL_ERROR, "why");
+    let letter = (*delivery.message).clone().with_header(names::DL_ERROR, "why");
     let record = crate::ledger::Record::DeadLettered {
         id: letter.id.clone(),
         group: member.group.clone(),
