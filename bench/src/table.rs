@@ -54,18 +54,19 @@ impl std::fmt::Display for Line<'_> {
     }
 }
 
-/// A number with as many digits as it is worth.
+/// A number, not negative, with as many digits as it is worth.
 struct Figure(f64);
 
 impl std::fmt::Display for Figure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let figure = self.0;
-        if figure.abs() < 10.0 {
+        if figure < 10.0 {
             return write!(f, "{figure:.2}");
         }
-        let digits = format!("{:.0}", figure);
+        let digits = format!("{figure:.0}");
+        let length = digits.len();
         for (at, digit) in digits.chars().enumerate() {
-            if at > 0 && (digits.len() - at).is_multiple_of(3) && !digits[..at].ends_with('-') {
+            if at > 0 && (length - at).is_multiple_of(3) {
                 f.write_str(",")?;
             }
             write!(f, "{digit}")?;

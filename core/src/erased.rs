@@ -10,7 +10,8 @@ use crate::admin::{GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
 use crate::{
     Admin, BoxFuture, Capabilities, DedupKey, DedupScope, DedupStore, Delivery, Effect, Epoch, LeasePlan,
     Leases, Message, OpenRequest, Opened, PartitionId, Read, ReadLimits, Reader, Reservation, Reserve,
-    Result, Settled, Settlement, Settler, Source, Start, TokenId, WriteNow, WriteReport, Writer, WriterCapabilities,
+    Result, Settled, Settlement, Settler, Source, Start, TokenId, WriteNow, WriteReport, Writer,
+    WriterCapabilities,
 };
 
 /// The parts of a subscription, erased.

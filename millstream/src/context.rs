@@ -69,7 +69,8 @@ impl Context {
     /// All messages: one, or those of a batch in order.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = &Message> {
         // `Chain` does not know its length: an index does.
-        (0..self.rest.len() + 1).map(|i| if i == 0 { &*self.item.message } else { &*self.rest[i - 1].message })
+        (0..self.rest.len() + 1)
+            .map(|i| if i == 0 { &*self.item.message } else { &*self.rest[i - 1].message })
     }
 
     /// Which run of the handler this is, from 1.
@@ -192,7 +193,10 @@ type Value = Box<dyn Any + Send + Sync>;
 #[derive(Default)]
 pub struct Extensions {
     // A list, since there are few; made for the first one only, since most messages have none.
-    #[allow(clippy::box_collection, reason = "what is nearly always absent should take and cost next to nothing")]
+    #[allow(
+        clippy::box_collection,
+        reason = "what is nearly always absent should take and cost next to nothing"
+    )]
     values: Option<Box<Vec<(TypeId, Value)>>>,
 }
 

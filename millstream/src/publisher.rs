@@ -15,8 +15,8 @@ use metrics::{Counter, counter};
 use millstream_core::erased::DynWriter;
 use millstream_core::event::Format as _;
 use millstream_core::{
-    ByteString, Codecs, Error, ErrorKind, Event, Headers, Limits, Message, Result, WriteNow, WriteOutcome, WriteReport,
-    Writer, WriterCapabilities, names,
+    ByteString, Codecs, Error, ErrorKind, Event, Headers, Limits, Message, Result, WriteNow, WriteOutcome,
+    WriteReport, Writer, WriterCapabilities, names,
 };
 use tracing::{Instrument, Span};
 

@@ -151,7 +151,9 @@ async fn every_kind_of_bytes_comes_back_from_the_dead_letters_as_it_was() {
         until("all are dead", || control.counts()[0].dead_lettered == hostile().len() as u64).await;
         let dead: Seen = Seen::default();
         for letter in letters.list(None, 1_000).await.unwrap() {
-            assert_eq!(letter.class.as_deref(), Some("unrecoverable"));
+            // One that is full of its own headers has room for the first of ours alone.
+            let has_room = letter.original().headers.len() < 120;
+            assert_eq!(letter.class.as_deref(), has_room.then_some("unrecoverable"), "{letter:?}");
             dead.lock().unwrap().insert(letter.message.id.to_string(), letter.original());
         }
         assert_as_sent(&place.url, &dead);

@@ -10,7 +10,7 @@
 //! | `schedules-memory` | the memory driver | no message is lost, none comes twice, no wake-up is missed |
 //! | `schedules-dedup` | the deduplication store | an id is handled once, and none stays reserved |
 //! | `schedules-handover` | how work reaches the threads of the sqlite driver | all is taken once, in order, and nobody sleeps on |
-//! | `schedules-slots` | the slots that handlers run in | every wake-up from another thread is followed by a poll |
+//! | `schedules-woken` | how handlers are woken from other threads | every wake-up is followed by a poll |
 //!
 //! `tokio`'s own primitives are taken for right: between two of our locks they are one step. So is the engine's desk,
 //! whose tasks meet at `tokio`'s bells alone; its tests run it on several threads instead.

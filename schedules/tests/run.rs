@@ -25,6 +25,6 @@ fn the_hand_over_to_the_threads_of_sqlite_keeps_its_word_under_any_schedule() {
 }
 
 #[test]
-fn slots_keep_their_word_under_any_schedule() {
-    passes(env!("CARGO_BIN_EXE_schedules-slots"));
+fn wake_ups_of_slots_keep_their_word_under_any_schedule() {
+    passes(env!("CARGO_BIN_EXE_schedules-woken"));
 }

@@ -290,7 +290,8 @@ impl Sent {
             true => book.up_to(seat.member, *token),
             false => vec![*token],
         };
-        let cases = tokens.iter().flat_map(all).filter_map(|token| book.case_of(seat.member, token)).collect();
+        let cases =
+            tokens.iter().flat_map(all).filter_map(|token| book.case_of(seat.member, token)).collect();
         drop(book);
         Self {
             tokens,
@@ -347,8 +348,11 @@ impl Seat {
             Some(Settled::Failed { .. }) => {}
             // Undone: its handler runs again.
             Some(Settled::EffectsFailed(_)) => {
-                let cases: Vec<Case> =
-                    sent.tokens.iter().filter_map(|token| world.book().case_of(self.member, *token)).collect();
+                let cases: Vec<Case> = sent
+                    .tokens
+                    .iter()
+                    .filter_map(|token| world.book().case_of(self.member, *token))
+                    .collect();
                 cases.iter().for_each(|case| world.given_back(case));
             }
             Some(Settled::Done) => {

@@ -10,7 +10,7 @@ const GROUP: &str = "scale";
 
 /// So that each of 1,000 subscriptions has some hundred.
 const BACKLOG: usize = 100_000;
-const LIVE: usize = 200_000;
+const LIVE: usize = 100_000;
 /// Each key at least once.
 const KEYED: usize = 1_000_000;
 

@@ -392,7 +392,13 @@ impl Group {
         delivery(position, generation, Arc::clone(&entry.message)).delivered(1)
     }
 
-    fn take_waiting(&mut self, position: u64, id: LaneId, generation: u32, message: Arc<Message>) -> Delivery {
+    fn take_waiting(
+        &mut self,
+        position: u64,
+        id: LaneId,
+        generation: u32,
+        message: Arc<Message>,
+    ) -> Delivery {
         if let Some(lane) = self.lanes.get_mut(&id)
             && let Some(head) = lane.pop()
         {

@@ -493,7 +493,8 @@ impl Topic {
         state.promote();
         let from = after.map_or(0, |after| after.saturating_add(1));
         let page = state.log.iter(from).take(limit);
-        page.map(|(position, entry)| StoredDeadLetter::new(position, Message::clone(&entry.message))).collect()
+        page.map(|(position, entry)| StoredDeadLetter::new(position, Message::clone(&entry.message)))
+            .collect()
     }
 
     /// Takes a message out for all groups; says whether it was there.

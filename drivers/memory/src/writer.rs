@@ -4,7 +4,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use millstream_core::{
-    Durability, Error, ErrorKind, Message, Result, WriteNow, WriteOutcome, WriteReport, Writer, WriterCapabilities,
+    Durability, Error, ErrorKind, Message, Result, WriteNow, WriteOutcome, WriteReport, Writer,
+    WriterCapabilities,
 };
 use tokio::sync::RwLock;
 use tokio::time::timeout;

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::hub::Hub;
 use crate::progress::Progress;
-use crate::row::{self, Columns, Table, nanos, slot_of, system_time};
+use crate::row::{self, Columns, Slab, Table, nanos, slot_of, system_time};
 use crate::{clock, errors, schema, topics};
 
 /// Looks into a [`SqliteStore`](crate::SqliteStore) and puts it in order. Cloning shares it.
@@ -421,7 +421,8 @@ fn dead_letters(
 /// Reads the columns of [`LETTER`]; the error says what is damaged.
 pub(crate) fn letter(row: &rusqlite::Row<'_>, topic: i64, id: i64) -> Result<Message, String> {
     let name: String = row.get(1).map_err(|_| "its topic is no text".to_owned())?;
-    row::message(row, 2, Table::Dead, topic, id, &ByteString::from(name), &mut Slab::default()).map_err(|damage| damage.0)
+    row::message(row, 2, Table::Dead, topic, id, &ByteString::from(name), &mut Slab::default())
+        .map_err(|damage| damage.0)
 }
 
 fn remove_dead_letter(connection: &Connection, topic: &str, id: u64) -> Result<bool> {

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashSet};
 use millstream_core::{Bytes, Error, ErrorKind, Result};
 use rusqlite::{Connection, params};
 
@@ -29,6 +30,17 @@ struct Row {
 }
 
 impl Row {
+    /// From the columns `owner, joined, until, exclusive, process`.
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            owner: row.get(0)?,
+            joined: row.get(1)?,
+            until: row.get(2)?,
+            exclusive: row.get(3)?,
+            process: row.get(4)?,
+        })
+    }
+
     fn is_alive(&self, now: i64) -> bool {
         self.until >= now && !clock::is_gone(&self.process)
     }
@@ -36,7 +48,7 @@ impl Row {
 
 /// What changed, to be applied in memory once it is durable.
 pub(crate) struct Balanced {
-    member: Arc<Member>,
+    pub(crate) member: Arc<Member>,
     owner: i64,
     valid_until: i64,
     pub(crate) given_back: Vec<usize>,
@@ -56,15 +68,7 @@ fn rows(connection: &Connection, group: i64) -> rusqlite::Result<Vec<Row>> {
         .prepare_cached(
             "SELECT owner, joined, until, exclusive, process FROM millstream_member WHERE grp = ?1",
         )?
-        .query_map([group], |row| {
-            Ok(Row {
-                owner: row.get(0)?,
-                joined: row.get(1)?,
-                until: row.get(2)?,
-                exclusive: row.get(3)?,
-                process: row.get(4)?,
-            })
-        })?
+        .query_map([group], Row::read)?
         .collect()
 }
 
@@ -338,20 +342,60 @@ pub(crate) fn leave(connection: &Connection, member: &Arc<Member>) -> Result<()>
     Ok(())
 }
 
+/// All members of the file's groups, read at once: there may be many groups.
+pub(crate) struct Members {
+    by_group: HashMap<i64, Vec<Row>>,
+    /// Processes that are gone.
+    gone: HashSet<String>,
+}
+
+impl Members {
+    /// # Errors
+    /// As SQLite has them.
+    pub(crate) fn read(connection: &Connection, this_process: &str) -> rusqlite::Result<Self> {
+        let mut statement = connection.prepare_cached(
+            "SELECT owner, joined, until, exclusive, process, grp FROM millstream_member ORDER BY grp, owner",
+        )?;
+        let mut rows = statement.query([])?;
+        let mut members = Self { by_group: HashMap::default(), gone: HashSet::default() };
+        let mut alive = HashSet::default();
+        while let Some(row) = rows.next()? {
+            let (member, group) = (Row::read(row)?, row.get(5)?);
+            // Each process is looked for once.
+            let known = member.process == this_process
+                || alive.contains(&member.process)
+                || members.gone.contains(&member.process);
+            if !known {
+                let processes =
+                    if clock::is_gone(&member.process) { &mut members.gone } else { &mut alive };
+                processes.insert(member.process.clone());
+            }
+            members.by_group.entry(group).or_default().push(member);
+        }
+        Ok(members)
+    }
+
+    /// Whether there are others than these.
+    pub(crate) fn has_others(&self, mine: &HashSet<i64>) -> bool {
+        self.by_group.values().flatten().any(|row| !mine.contains(&row.owner))
+    }
+}
+
 /// Whether a member's slots should be looked at: somebody came or went, or a slot is free that it should have.
 ///
 /// # Errors
 /// As SQLite has them.
-pub(crate) fn is_due(connection: &Connection, member: &Member) -> rusqlite::Result<bool> {
+pub(crate) fn is_due(connection: &Connection, members: &Members, member: &Member) -> rusqlite::Result<bool> {
     let Some(group) = &member.group else { return Ok(false) };
     let now = clock::since_boot();
-    let all = rows(connection, group.id)?;
+    let all = members.by_group.get(&group.id).map_or(&[][..], Vec::as_slice);
     let (owner, owned, kept, ready) = {
         let state = member.lock();
         let kept = state.slots.iter().flatten().filter(|slot| !slot.wanted).count();
         (state.owner, state.owned(), kept, !state.to_give_back().is_empty())
     };
-    if ready || all.iter().any(|row| !row.is_alive(now)) || !all.iter().any(|row| row.owner == owner) {
+    let is_alive = |row: &Row| row.until >= now && !members.gone.contains(&row.process);
+    if ready || !all.iter().all(is_alive) || !all.iter().any(|row| row.owner == owner) {
         return Ok(true);
     }
     let live: Vec<&Row> = all.iter().collect();
@@ -368,21 +412,6 @@ pub(crate) fn is_due(connection: &Connection, member: &Member) -> rusqlite::Resu
              (SELECT owner FROM millstream_member WHERE grp = ?1)))",
         )?
         .query_row([group.id], |row| row.get(0))
-}
-
-/// Whether anybody else than these members reads the file.
-///
-/// # Errors
-/// As SQLite has them.
-pub(crate) fn has_others(connection: &Connection, mine: &[i64]) -> rusqlite::Result<bool> {
-    let mut statement = connection.prepare_cached("SELECT owner FROM millstream_member")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        if !mine.contains(&row.get(0)?) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use millstream_core::{ByteString, Error, ErrorKind, Result};
 use rusqlite::{Connection, Row};
 
 use crate::progress::ParkedRow;
-use crate::row::{self, Table};
+use crate::row::{self, Slab, Table};
 use crate::{admin, errors, open, schema, topics};
 
 /// What [`check`] found in a file.
@@ -168,7 +168,7 @@ impl Check {
             "SELECT seq, time, id, key, ct, headers, data, crc FROM {} WHERE seq > ?1 ORDER BY seq LIMIT {BLOCK}",
             schema::log_table(topic)
         );
-        let shared = ByteString::from(name);
+        let (shared, mut slab) = (ByteString::from(name), Slab::default());
         // What is published from now on is not looked at.
         let end = topics::last(&self.connection, topic)?;
         loop {
@@ -190,7 +190,7 @@ impl Check {
                 }
                 *at = seq;
                 self.report.messages += 1;
-                if let Err(damage) = row::message(row, 1, Table::Log, topic, number, &shared) {
+                if let Err(damage) = row::message(row, 1, Table::Log, topic, number, &shared, &mut slab) {
                     self.report.problem(Some(name), Some(seq), format!("the message: {}", damage.0));
                 }
             }
@@ -281,7 +281,9 @@ impl Check {
         self.in_blocks(&sql, |names, report, row, id| {
             report.delayed += 1;
             let topic = row.get(1)?;
-            if let Err(damage) = row::message(row, 2, Table::Delayed, topic, id, &ByteString::new()) {
+            if let Err(damage) =
+                row::message(row, 2, Table::Delayed, topic, id, &ByteString::new(), &mut Slab::default())
+            {
                 let name = names.get(&topic).map(String::as_str);
                 report.problem(name, None, format!("the delayed message {id}: {}", damage.0));
             }

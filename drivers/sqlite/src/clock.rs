@@ -70,8 +70,7 @@ pub(crate) fn is_gone(process: &str) -> bool {
     };
     let (Ok(pid), Ok(start)) = (pid.parse(), start.parse::<i64>()) else { return false };
     // Taking off a shift may cost a tick.
-    namespace().is_some_and(|mine| mine == space)
-        && started(pid).is_none_or(|now| now.abs_diff(start) > 1)
+    namespace().is_some_and(|mine| mine == space) && started(pid).is_none_or(|now| now.abs_diff(start) > 1)
 }
 
 fn namespace() -> Option<String> {

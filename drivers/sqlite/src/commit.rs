@@ -19,7 +19,7 @@ use crate::hub::{Held, Request, Shared, Work};
 use crate::member::{Behind, Counted, Member, Phase, Unreadable};
 use crate::open::{self, Identity, Role};
 use crate::publish::{self, Known};
-use crate::settle::{Batch, Desk, Fate, Savepoint, Touched};
+use crate::settle::{Batch, Desk, Fate, Savepoint, Touched, Verified};
 use crate::wake::Wake;
 use crate::{checkpoint, clock, errors, retention};
 
@@ -32,6 +32,8 @@ const IDLE: Duration = Duration::from_millis(250);
 /// How often retention is looked at, and the pause between its steps.
 const RETENTION_EVERY: Duration = Duration::from_secs(10);
 const RETENTION_PAUSE: Duration = Duration::from_millis(5);
+/// Slots without messages whose front is stored with a heartbeat: there may be thousands of subscriptions.
+const IDLE_SLOTS: usize = 1_024;
 /// Rows deleted in a step.
 const RETENTION_STEP: usize = 200;
 /// Bytes after which a checkpoint is asked for.
@@ -56,6 +58,7 @@ pub(crate) fn run(shared: Arc<Shared>, connection: Connection, identity: Identit
         retention: Instant::now() + RETENTION_EVERY,
         written: 0,
         crowd: Crowd::default(),
+        verified: Verified::default(),
         replaced: false,
     };
     if let Some(connection) = &writer.connection
@@ -116,6 +119,8 @@ struct Writer<'w> {
     /// Bytes since a checkpoint was last asked for.
     written: usize,
     crowd: Crowd,
+    /// Slots that are known to be ours.
+    verified: Verified,
     /// The file is not the one that was opened: nothing is acknowledged any more.
     replaced: bool,
 }
@@ -220,7 +225,8 @@ impl Writer<'_> {
             self.keep(connection, broken);
             return;
         }
-        let mut round = Round::default();
+        let touched = Touched::knowing(std::mem::take(&mut self.verified));
+        let mut round = Round { touched, ..Round::default() };
         let outcome = self.fill(&connection, &mut requests, &mut round);
         let outcome = outcome.and_then(|()| round.touched.store(&connection).map_err(Broken::from));
         let stored = match outcome {
@@ -306,7 +312,7 @@ impl Writer<'_> {
         requests: &mut VecDeque<Request>,
         round: &mut Round,
     ) -> Result<(), Broken> {
-        self.see_others(connection)?;
+        self.see_others(connection, round)?;
         let mut waited = false;
         loop {
             while let Some(request) = requests.pop_front() {
@@ -335,13 +341,14 @@ impl Writer<'_> {
     }
 
     /// What is known of the topics holds only while nobody else writes.
-    fn see_others(&mut self, connection: &Connection) -> Result<(), Broken> {
+    fn see_others(&mut self, connection: &Connection, round: &mut Round) -> Result<(), Broken> {
         let version: i64 = connection
             .prepare_cached("PRAGMA data_version")
             .and_then(|mut s| s.query_row([], |row| row.get(0)))
             .map_err(|e| errors::sqlite("the file cannot be read", e))?;
         if self.data_version.replace(version) != Some(version) {
             self.known.forget();
+            round.touched.forget_verified();
             // Perhaps somebody came who wants to be woken; the reader looks who it is.
             self.shared.others.store(true, Ordering::Relaxed);
         }
@@ -377,7 +384,10 @@ impl Writer<'_> {
             }
             Request::Work(mut work) => {
                 round.size += 1;
-                match self.savepoint(connection, || work.run(connection)) {
+                let ran = self.savepoint(connection, || work.run(connection));
+                // A seek gives slots back.
+                round.touched.forget_verified();
+                match ran {
                     Ok(Ok(())) => {
                         round.dirty = true;
                         round.waiting.push(Waiting::Worked(work));
@@ -485,6 +495,8 @@ impl Writer<'_> {
         mut reply: Option<oneshot::Sender<Result<()>>>,
         round: &mut Round,
     ) -> Result<(), Broken> {
+        // Slots may be wanted back, or not any more, whatever it comes to.
+        member.set_changed();
         // A slot that is given back takes along what was done to it in this round.
         round.touched.touch_all(member);
         round.touched.store(connection)?;
@@ -541,14 +553,18 @@ impl Writer<'_> {
         let now = Instant::now();
         if self.heartbeat <= now {
             self.heartbeat = now + self.shared.settings.lease / 4;
-            for member in self.shared.members() {
+            let mut members = self.shared.members();
+            // Others first the next time.
+            fastrand::shuffle(&mut members);
+            let mut idle = IDLE_SLOTS;
+            for member in members {
                 if member.group.is_none() || member.lock().owner == 0 || member.lock().phase == Phase::Left {
                     continue;
                 }
                 round.dirty = true;
                 match balance::renew(connection, &member, self.shared.settings.lease)? {
                     Some(until) => {
-                        self.advance_idle(&member, round);
+                        idle = idle.saturating_sub(self.advance_idle(&member, round, idle));
                         round.waiting.push(Waiting::Renewed { member, until });
                     }
                     None => round.again.push(member),
@@ -571,7 +587,8 @@ impl Writer<'_> {
     }
 
     /// A slot without messages must not hold up retention: its front follows the others'.
-    fn advance_idle(&self, member: &Arc<Member>, round: &mut Round) {
+    /// Says of how many.
+    fn advance_idle(&self, member: &Arc<Member>, round: &mut Round, most: usize) -> usize {
         let state = member.lock();
         let behind: Vec<usize> = state
             .slots
@@ -579,11 +596,13 @@ impl Writer<'_> {
             .enumerate()
             .filter(|(_, slot)| slot.as_ref().is_some_and(|slot| slot.seen > slot.stored_front))
             .map(|(index, _)| index)
+            .take(most)
             .collect();
         drop(state);
-        for slot in behind {
-            round.touched.touch(member, slot);
+        for slot in &behind {
+            round.touched.touch(member, *slot);
         }
+        behind.len()
     }
 
     fn retain(&self, connection: &Connection) -> Result<usize, Broken> {
@@ -614,6 +633,7 @@ impl Writer<'_> {
         for (topic, last) in self.known.take_grown() {
             self.shared.committed(&topic, last);
         }
+        self.verified = touched.take_verified();
         // Before anybody hears that something was lost.
         again.extend(touched.drop_lost());
         let mut moved = false;
@@ -623,6 +643,7 @@ impl Writer<'_> {
                 Waiting::Settled { batch, reply } => {
                     let member = Arc::clone(&batch.member);
                     let settled = batch.committed();
+                    member.set_changed();
                     if !member.lock().to_give_back().is_empty() {
                         self.shared.send(Request::Balance { member: Arc::clone(&member), reply: None });
                     }
@@ -638,7 +659,10 @@ impl Writer<'_> {
                 }
                 Waiting::Worked(work) => work.end(Ok(())),
                 Waiting::Balanced { balanced, reply } => {
-                    moved |= balanced.is_some_and(Balanced::committed);
+                    if let Some(balanced) = balanced {
+                        balanced.member.set_changed();
+                        moved |= balanced.committed();
+                    }
                     if let Some(reply) = reply {
                         let _ = reply.send(Ok(()));
                     }
@@ -651,9 +675,11 @@ impl Writer<'_> {
                     let mut state = member.lock();
                     state.parked_behind(&behind);
                     state.unparked(&unreadable);
+                    member.set_changed();
                 }
                 Waiting::Counted { member, counted } => {
                     member.lock().stored(&counted);
+                    member.set_changed();
                     member.news.notify_one();
                 }
                 Waiting::Left { member, reply } => {

@@ -60,9 +60,11 @@ fn meaning(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
                 ErrorKind::Corrupt,
                 "stop, copy the file, and look at it with `millstream check`; then restore a backup",
             ),
-            ffi::SQLITE_CANTOPEN => {
-                (ErrorKind::Io, "check that the folder exists and that this user may write in it")
-            }
+            ffi::SQLITE_CANTOPEN => (
+                ErrorKind::Io,
+                "check that the folder exists, that this user may write in it, and that the process may have more files \
+                 open (`ulimit -n`)",
+            ),
             ffi::SQLITE_NOMEM => (ErrorKind::Unavailable, "free memory"),
             ffi::SQLITE_TOOBIG => (ErrorKind::TooLarge, "send less"),
             ffi::SQLITE_PROTOCOL => (

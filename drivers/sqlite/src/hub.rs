@@ -48,7 +48,9 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// Names the process to others, so that they see when it is gone.
     pub(crate) process: String,
-    pub(crate) members: Mutex<Vec<Arc<Member>>>,
+    members: Mutex<Vec<Arc<Member>>>,
+    /// How often members came or went.
+    members_version: AtomicU64,
     topics: Mutex<HashMap<ByteString, Arc<Topic>>>,
     queue: Queue<Request>,
     pub(crate) reader_bell: Bell,
@@ -182,6 +184,7 @@ impl Hub {
             settings,
             process: clock::this_process(),
             members: Mutex::default(),
+            members_version: AtomicU64::new(1),
             topics: Mutex::default(),
             queue: Queue::default(),
             reader_bell: Bell::default(),
@@ -343,11 +346,19 @@ impl Shared {
         self.members.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The members, if some came or went since this version.
+    pub(crate) fn members_since(&self, version: &mut u64) -> Option<Vec<Arc<Member>>> {
+        let now = self.members_version.load(Ordering::Acquire);
+        (std::mem::replace(version, now) != now).then(|| self.members())
+    }
+
     pub(crate) fn add_member(&self, member: &Arc<Member>) {
         self.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(member));
+        self.members_version.fetch_add(1, Ordering::Release);
     }
 
     pub(crate) fn remove_member(&self, member: &Arc<Member>) {
         self.members.lock().unwrap_or_else(PoisonError::into_inner).retain(|m| !Arc::ptr_eq(m, member));
+        self.members_version.fetch_add(1, Ordering::Release);
     }
 }

@@ -32,11 +32,12 @@
 //! | `schema`, `row`, `progress`, `topics` | the file's tables, and their rows under checksums |
 //! | `open`, `errors`, `clock` | files, what SQLite says, and time that processes agree on |
 //! | `publish`, `settle`, `balance`, `retention` | what happens inside a transaction |
-//! | `member` | what a subscription holds in memory |
+//! | `member`, `ascending` | what a subscription holds in memory |
 //! | `hub`, `commit`, `turn`, `read`, `checkpoint`, `wake` | the threads of an open file |
 //! | `reader`, `writer`, `admin`, `dedup`, `store`, `driver` | thin shells around them |
 
 mod admin;
+mod ascending;
 mod balance;
 mod check;
 mod checkpoint;

@@ -13,7 +13,7 @@
 //! `pending` has all that were read and are not done: they are the holes of the slot's progress.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -24,6 +24,7 @@ use millstream_core::{
 };
 use tokio::sync::Notify;
 
+use crate::ascending::Ascending;
 use crate::clock;
 use crate::progress::Progress;
 use crate::row::system_time;
@@ -56,6 +57,8 @@ pub(crate) struct Member {
     /// Messages from this number on are not wanted.
     pub(crate) end: Option<u64>,
     state: Mutex<State>,
+    /// Something changed, so that it may want something of the reading thread.
+    changed: AtomicBool,
     /// The source waits here.
     pub(crate) news: Notify,
 }
@@ -76,7 +79,7 @@ pub(crate) struct State {
     /// Until when nobody else may take its slots: milliseconds since boot.
     pub(crate) valid_until: i64,
     pub(crate) slots: Vec<Option<Slot>>,
-    ready: BTreeMap<u64, Ready>,
+    ready: Ascending<Ready>,
     ready_bytes: usize,
     out: foldhash::HashMap<u64, Out>,
     out_bytes: usize,
@@ -179,21 +182,31 @@ struct Ready {
     message: Message,
     slot: usize,
     epoch: i64,
-    park: Option<ParkNote>,
+    park: Option<Box<ParkNote>>,
     /// Its next delivery is counted already.
     counted: bool,
     /// And that is stored.
     stored: bool,
 }
 
-/// A message that the scheduler has.
-#[derive(Debug, Clone)]
-pub(crate) struct Out {
+/// A message that the scheduler has, as its token stands for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    token: u64,
     pub(crate) seq: u64,
     pub(crate) slot: usize,
     pub(crate) epoch: i64,
-    pub(crate) key: Option<Bytes>,
     pub(crate) from_park: bool,
+}
+
+/// A message that the scheduler has.
+#[derive(Debug)]
+struct Out {
+    seq: u64,
+    slot: usize,
+    epoch: i64,
+    key: Option<Bytes>,
+    from_park: bool,
     /// It was begun again and again without an end.
     suspect: bool,
     size: usize,
@@ -228,7 +241,7 @@ pub(crate) struct Single {
     pub(crate) seq: u64,
     pub(crate) slot: usize,
     pub(crate) epoch: i64,
-    pub(crate) park: Option<ParkNote>,
+    pub(crate) park: Option<Box<ParkNote>>,
 }
 
 /// A delivery that was counted before it happens.
@@ -269,7 +282,7 @@ impl Member {
                 joined: clock::wall(),
                 valid_until: 0,
                 slots: (0..SLOTS).map(|_| None).collect(),
-                ready: BTreeMap::new(),
+                ready: Ascending::new(),
                 ready_bytes: 0,
                 out: foldhash::HashMap::new(),
                 out_bytes: 0,
@@ -282,8 +295,18 @@ impl Member {
                 failure: None,
                 phase: Phase::Open,
             }),
+            changed: AtomicBool::new(true),
             news: Notify::new(),
         }
+    }
+
+    /// The reading thread is to look at it, once its bell is rung.
+    pub(crate) fn set_changed(&self) {
+        self.changed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn take_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -456,10 +479,14 @@ impl State {
         (0..SLOTS).filter(|i| self.slots[*i].as_ref().is_some_and(free)).collect()
     }
 
-    /// A slot's progress as it is to be stored, without what is done now.
-    pub(crate) fn progress(&self, slot: usize, done: &HashSet<u64>, parked: i64) -> Option<Progress> {
+    /// A slot's progress as it is to be stored, without what is done now, in ascending order.
+    pub(crate) fn progress(&self, slot: usize, done: &[u64], parked: i64) -> Option<Progress> {
         let slot = self.slots[slot].as_ref()?;
-        let holes = slot.pending.iter().filter(|(seq, _)| !done.contains(seq));
+        let mut done = done.iter().peekable();
+        let holes = slot.pending.iter().filter(|(seq, _)| {
+            while done.next_if(|done| done < seq).is_some() {}
+            done.peek() != Some(seq)
+        });
         Some(Progress {
             front: slot.seen,
             holes: holes.map(|(seq, pending)| (*seq, pending.deliveries)).collect(),
@@ -510,7 +537,7 @@ impl State {
                 }
                 if let Some((seq, parked)) = lane.queue.first_key_value() {
                     lane.busy = true;
-                    let park = Some(parked.note.clone());
+                    let park = Some(Box::new(parked.note.clone()));
                     wanted.single.push(Single { seq: *seq, slot: index, epoch: slot.epoch, park });
                 }
             }
@@ -641,7 +668,12 @@ impl State {
 
     /// Whether deliveries must be stored before they happen.
     pub(crate) fn is_uncertain(&self) -> bool {
-        self.ready.iter().any(|(seq, ready)| !ready.stored && self.is_careful(*seq, ready))
+        let Some((first, _)) = self.ready.first() else { return false };
+        let is_quiet = |slot: &Slot| slot.careful_until < first && slot.lanes.is_empty();
+        if self.slots.iter().flatten().all(is_quiet) {
+            return false;
+        }
+        self.ready.iter().any(|(seq, ready)| !ready.stored && self.is_careful(seq, ready))
     }
 
     fn is_careful(&self, seq: u64, ready: &Ready) -> bool {
@@ -654,16 +686,16 @@ impl State {
         // Of those that do look so, one at a time.
         let mut uncertain: Vec<u64> = Vec::new();
         let mut suspects = self.suspects_out;
-        for (seq, ready) in &self.ready {
-            let next = self.deliveries_of(*seq, ready) + u32::from(!ready.counted);
+        for (seq, ready) in self.ready.iter() {
+            let next = self.deliveries_of(seq, ready) + u32::from(!ready.counted);
             if next > SUSPECT {
                 if suspects > 0 {
                     break;
                 }
                 suspects += 1;
             }
-            if !ready.stored && self.is_careful(*seq, ready) {
-                uncertain.push(*seq);
+            if !ready.stored && self.is_careful(seq, ready) {
+                uncertain.push(seq);
                 if uncertain.len() == AHEAD {
                     break;
                 }
@@ -672,7 +704,7 @@ impl State {
         let mut counted = Vec::with_capacity(uncertain.len());
         for seq in uncertain {
             let Some(deliveries) = self.count(seq) else { continue };
-            let Some(ready) = self.ready.get(&seq) else { continue };
+            let Some(ready) = self.ready.get(seq) else { continue };
             let parked = ready.park.is_some();
             counted.push(Counted { slot: ready.slot, epoch: ready.epoch, seq, deliveries, parked });
         }
@@ -693,7 +725,7 @@ impl State {
 
     /// Counts the next delivery of a message that is ready, once.
     fn count(&mut self, seq: u64) -> Option<u32> {
-        let ready = self.ready.get_mut(&seq)?;
+        let ready = self.ready.get_mut(seq)?;
         let slot = self.slots[ready.slot].as_mut().filter(|slot| slot.epoch == ready.epoch)?;
         let deliveries = if ready.park.is_some() {
             let key = LaneKey::of(ready.message.key.as_ref(), seq);
@@ -709,7 +741,7 @@ impl State {
     /// These deliveries are stored.
     pub(crate) fn stored(&mut self, counted: &[Counted]) {
         for one in counted {
-            if let Some(ready) = self.ready.get_mut(&one.seq).filter(|ready| ready.epoch == one.epoch) {
+            if let Some(ready) = self.ready.get_mut(one.seq).filter(|ready| ready.epoch == one.epoch) {
                 ready.stored = true;
             }
         }
@@ -722,7 +754,7 @@ impl State {
         let before = self.again.first().copied().unwrap_or(u64::MAX);
         let (mut count, mut bytes) = (0, 0);
         while count < limits.messages {
-            let Some((&seq, next)) = self.ready.first_key_value() else { break };
+            let Some((seq, next)) = self.ready.first() else { break };
             let size = next.message.size();
             // Where a process died it is not yielded before it is known that this may have been the one.
             let unknown = !next.stored && self.is_careful(seq, next);
@@ -731,7 +763,7 @@ impl State {
             }
             let Some(deliveries) = self.count(seq) else {
                 // Its slot is gone.
-                if let Some(gone) = self.ready.remove(&seq) {
+                if let Some(gone) = self.ready.remove(seq) {
                     self.ready_bytes -= gone.message.size();
                 }
                 continue;
@@ -742,7 +774,7 @@ impl State {
             if suspect && self.suspects_out > 0 {
                 break;
             }
-            let Some(ready) = self.ready.remove(&seq) else { break };
+            let Some(ready) = self.ready.remove(seq) else { break };
             self.ready_bytes -= size;
             if let Some(slot) = &mut self.slots[ready.slot] {
                 slot.out += 1;
@@ -762,9 +794,7 @@ impl State {
             self.suspects_out += usize::from(suspect);
             let token = Token::new(PartitionId(0), Epoch(0), self.next_token);
             let mut delivery = Delivery::new(ready.message, token).at(Position(seq)).delivered(deliveries);
-            if let Some(note) = ready.park {
-                delivery = delivery.parked(note);
-            }
+            delivery.parked = ready.park;
             into.push(delivery);
             count += 1;
             bytes += size;
@@ -784,8 +814,20 @@ impl State {
     // ---- Settling ----------------------------------------------------------------------------------------
 
     /// What a token stands for, if it is still ours.
-    pub(crate) fn look_up(&self, token: TokenId) -> Option<Out> {
-        self.out.get(&token.id).filter(|out| self.owns(out)).cloned()
+    pub(crate) fn look_up(&self, token: TokenId) -> Option<Held> {
+        let out = self.out.get(&token.id).filter(|out| self.owns(out))?;
+        Some(Held {
+            token: token.id,
+            seq: out.seq,
+            slot: out.slot,
+            epoch: out.epoch,
+            from_park: out.from_park,
+        })
+    }
+
+    /// The key of a message that the scheduler has.
+    pub(crate) fn key_of(&self, held: &Held) -> Option<Bytes> {
+        self.out.get(&held.token)?.key.clone()
     }
 
     fn end_out(&mut self, token: u64) -> Option<Out> {
@@ -855,16 +897,16 @@ impl State {
         let LaneKey::Key(bytes) = &key else { return };
         // What of the key was read already must not overtake.
         let (index, epoch) = (out.slot, slot.epoch);
-        let of_key = |seq: &u64, ready: &Ready| {
+        let of_key = |seq: u64, ready: &Ready| {
             ready.slot == index
                 && ready.park.is_none()
-                && *seq > out.seq
+                && seq > out.seq
                 && ready.message.lane_key() == Some(bytes)
         };
         let behind: Vec<u64> =
-            self.ready.iter().filter(|(seq, ready)| of_key(seq, ready)).map(|(seq, _)| *seq).collect();
+            self.ready.iter().filter(|(seq, ready)| of_key(*seq, ready)).map(|(seq, _)| seq).collect();
         for seq in behind {
-            let Some(ready) = self.ready.remove(&seq) else { continue };
+            let Some(ready) = self.ready.remove(seq) else { continue };
             self.ready_bytes -= ready.message.size();
             if let Some(lane) = slot.lanes.get_mut(&key) {
                 lane.queue.insert(seq, Parked { note: behind_note(), deliveries: 0 });

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use millstream_core::{Endpoint, Error, ErrorKind, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, ffi};
+use rustix::io::Errno;
 
 use crate::{clock, errors, schema};
 
@@ -297,7 +298,7 @@ fn give_name(new: &Path, path: &Path) -> Result<()> {
     {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         match renameat_with(CWD, new, CWD, path, RenameFlags::NOREPLACE) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => return Ok(()),
+            Ok(()) | Err(Errno::EXIST) => return Ok(()),
             Err(_) => {}
         }
     }
@@ -399,7 +400,7 @@ pub(crate) enum Role {
 }
 
 /// Statements that a connection keeps: a handful of its own, and some for each topic.
-const STATEMENTS: usize = 256;
+const STATEMENTS: usize = 4_096;
 
 /// Connects to a file that [`prepare`] has seen.
 ///
@@ -617,6 +618,9 @@ fn refuse_io(path: &Path, what: &str, error: io::Error) -> Error {
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             (ErrorKind::Io, "free space on the disk")
+        }
+        _ if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
+            (ErrorKind::Io, "raise the limit of open files (`ulimit -n`), or close some")
         }
         _ => (ErrorKind::Io, "look at the disk: the operating system's log says more"),
     };

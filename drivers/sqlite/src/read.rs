@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use foldhash::HashSet;
 use millstream_core::{Error, Message, Result};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::hub::{Request, Shared};
 use crate::member::{Member, Phase, Single, Wanted};
-use crate::row::{self, Damage, Table, slot_of};
+use crate::row::{self, Damage, Slab, Table, slot_of};
 use crate::{balance, errors, schema, topics};
 
 /// How often it looks by itself.
@@ -19,17 +20,49 @@ const MEMBERS_EVERY: Duration = Duration::from_millis(20);
 /// Rows in one read transaction: short, so that the write-ahead log can be reset in between.
 const BLOCK: usize = 512;
 
+/// A member as the reading thread has it: it looks at those of which something may have changed, for there may be many.
+struct Watched {
+    member: Arc<Member>,
+    /// The topic's last number when it was looked at.
+    last: u64,
+    /// When its next parked message is due.
+    due: Option<Instant>,
+    /// It may want something.
+    active: bool,
+}
+
+impl Watched {
+    fn new(member: Arc<Member>) -> Self {
+        Self { member, last: 0, due: None, active: true }
+    }
+
+    /// Whether it may want something now.
+    fn is_active(&mut self, now: Instant) -> bool {
+        let last = self.member.topic.last.load(Ordering::Acquire);
+        let grew = std::mem::replace(&mut self.last, last) != last;
+        self.active |= self.member.take_changed() | grew | self.due.is_some_and(|due| due <= now);
+        self.active
+    }
+
+    /// It wants nothing, until something changes.
+    fn rests(&mut self) {
+        self.active = false;
+        self.due = self.member.lock().next_due();
+    }
+}
+
 pub(crate) fn run(shared: &Arc<Shared>, connection: Connection) {
     let mut connection = Some(connection);
     let mut looked = Instant::now();
     let mut members_looked: Option<Instant> = None;
     let mut members_due = true;
+    let mut scratch = Scratch::default();
+    let mut watched: Vec<Watched> = Vec::new();
+    let mut version = 0;
     loop {
-        let members = shared.members();
         let now = Instant::now();
-        let due = members.iter().filter_map(|member| member.lock().next_due()).min();
         let mut wait = LOOK.saturating_sub(looked.elapsed());
-        if let Some(due) = due {
+        if let Some(due) = watched.iter().filter_map(|one| one.due).min() {
             // One that is due and has no room waits for room.
             wait = wait.min(due.saturating_duration_since(now).max(Duration::from_millis(1)));
         }
@@ -40,7 +73,9 @@ pub(crate) fn run(shared: &Arc<Shared>, connection: Connection) {
         if rung.shut {
             return;
         }
-        let members = shared.members();
+        if let Some(members) = shared.members_since(&mut version) {
+            watched = members.into_iter().map(Watched::new).collect();
+        }
         if connection.is_none() {
             let opened =
                 crate::open::connect(&shared.path, crate::open::Role::Reader, shared.settings.busy_timeout);
@@ -57,7 +92,7 @@ pub(crate) fn run(shared: &Arc<Shared>, connection: Connection) {
         members_due |= look;
         let mut broken = false;
         if look {
-            for member in &members {
+            for Watched { member, .. } in &watched {
                 match topics::last(open, member.topic.id) {
                     Ok(last) => drop(member.topic.last.fetch_max(last, Ordering::AcqRel)),
                     Err(error) => broken |= fail(member, error),
@@ -66,23 +101,32 @@ pub(crate) fn run(shared: &Arc<Shared>, connection: Connection) {
         }
         if members_due && members_looked.is_none_or(|at| at.elapsed() >= MEMBERS_EVERY) {
             (members_due, members_looked) = (false, Some(Instant::now()));
-            look_at_members(shared, open, &members);
+            look_at_members(shared, open, &watched);
         }
         // A block for each in turn, until nobody wants more; others' doings are looked at in between.
         let begun = Instant::now();
         let mut more = true;
         while more && !broken && begun.elapsed() < MEMBERS_EVERY {
             more = false;
-            for member in &members {
-                let Some(wanted) = member.wanted(Instant::now()) else { continue };
-                match fill(shared, open, member, &wanted) {
-                    Ok(()) => more = true,
-                    Err(error) => {
-                        member.lock().not_read(&wanted.single);
-                        broken |= fail(member, error);
-                    }
+            let now = Instant::now();
+            for one in &mut watched {
+                if !one.is_active(now) {
+                    continue;
                 }
-                ask(shared, member);
+                let member = &one.member;
+                if let Some(wanted) = member.wanted(now) {
+                    match fill(shared, open, member, &wanted, &mut scratch) {
+                        Ok(()) => more = true,
+                        Err(error) => {
+                            member.lock().not_read(&wanted.single);
+                            broken |= fail(member, error);
+                        }
+                    }
+                    ask(shared, member);
+                } else {
+                    ask(shared, member);
+                    one.rests();
+                }
             }
         }
         if more {
@@ -91,23 +135,25 @@ pub(crate) fn run(shared: &Arc<Shared>, connection: Connection) {
         if broken {
             connection = None;
         }
-        for member in &members {
-            ask(shared, member);
-        }
     }
 }
 
 /// Members and slots: who came, who went, what is free.
-fn look_at_members(shared: &Arc<Shared>, connection: &Connection, members: &[Arc<Member>]) {
-    let mine: Vec<i64> = members.iter().map(|member| member.lock().owner).collect();
-    if let Ok(others) = balance::has_others(connection, &mine) {
-        shared.others.store(others, Ordering::Relaxed);
-    }
-    for member in members {
+fn look_at_members(shared: &Arc<Shared>, connection: &Connection, watched: &[Watched]) {
+    let members = match balance::Members::read(connection, &shared.process) {
+        Ok(members) => members,
+        Err(error) => {
+            tracing::debug!(%error, "the members cannot be looked at");
+            return;
+        }
+    };
+    let mine: HashSet<i64> = watched.iter().map(|one| one.member.lock().owner).collect();
+    shared.others.store(members.has_others(&mine), Ordering::Relaxed);
+    for Watched { member, .. } in watched {
         // One that has not registered yet does so by itself.
         if member.lock().owner != 0
             && member.lock().phase != Phase::Left
-            && balance::is_due(connection, member).unwrap_or(false)
+            && balance::is_due(connection, &members, member).unwrap_or(false)
         {
             shared.send(Request::Balance { member: Arc::clone(member), reply: None });
         }
@@ -142,8 +188,23 @@ fn fail(member: &Arc<Member>, error: Error) -> bool {
 /// A new message: its number, slot, the slot's epoch, and the message unless it is damaged.
 type Arrived = (u64, usize, i64, Option<Message>);
 
+/// Room that is used again for each block.
+#[derive(Default)]
+struct Scratch {
+    slab: Slab,
+    arrived: Vec<Arrived>,
+}
+
 /// Reads one block for a member.
-fn fill(shared: &Shared, connection: &Connection, member: &Arc<Member>, wanted: &Wanted) -> Result<()> {
+fn fill(
+    shared: &Shared,
+    connection: &Connection,
+    member: &Arc<Member>,
+    wanted: &Wanted,
+    scratch: &mut Scratch,
+) -> Result<()> {
+    // An error may have left some.
+    scratch.arrived.clear();
     let failed = |e| errors::sqlite("the topic cannot be read", e);
     let transaction = connection.unchecked_transaction().map_err(failed)?;
     let mut singles: Vec<(&Single, Option<Message>)> = Vec::with_capacity(wanted.single.len());
@@ -152,17 +213,16 @@ fn fill(shared: &Shared, connection: &Connection, member: &Arc<Member>, wanted: 
         if bytes >= wanted.bytes && !singles.is_empty() {
             break;
         }
-        let message = read_single(shared, &transaction, member, single)?;
+        let message = read_single(shared, &transaction, member, single, &mut scratch.slab)?;
         bytes += message.as_ref().map_or(0, Message::size);
         singles.push((single, message));
     }
     let unread: Vec<Single> = wanted.single[singles.len()..].to_vec();
-    let mut arrived = Vec::new();
     let mut reached = None;
     if let Some(from) = wanted.from {
         let limit = wanted.messages.saturating_sub(singles.len());
         let room = wanted.bytes.saturating_sub(bytes);
-        reached = Some(read_block(shared, &transaction, member, wanted, from, (limit, room), &mut arrived)?);
+        reached = Some(read_block(shared, &transaction, member, wanted, from, (limit, room), scratch)?);
     }
     drop(transaction);
     let mut state = member.lock();
@@ -170,7 +230,7 @@ fn fill(shared: &Shared, connection: &Connection, member: &Arc<Member>, wanted: 
         state.arrived_single(single, message);
     }
     state.not_read(&unread);
-    for (seq, slot, epoch, message) in arrived {
+    for (seq, slot, epoch, message) in scratch.arrived.drain(..) {
         state.arrived(seq, slot, epoch, message);
     }
     if let Some(reached) = reached {
@@ -186,6 +246,7 @@ fn read_single(
     connection: &Connection,
     member: &Arc<Member>,
     single: &Single,
+    slab: &mut Slab,
 ) -> Result<Option<Message>> {
     let topic = &member.topic;
     let sql = format!(
@@ -196,7 +257,7 @@ fn read_single(
     let read = connection
         .prepare_cached(&sql)
         .and_then(|mut s| {
-            s.query_row([number], |r| Ok(row::message(r, 0, Table::Log, topic.id, number, &topic.name)))
+            s.query_row([number], |r| Ok(row::message(r, 0, Table::Log, topic.id, number, &topic.name, slab)))
                 .optional()
         })
         .map_err(|e| errors::sqlite("a message cannot be read again", e))?;
@@ -224,7 +285,7 @@ fn read_block(
     wanted: &Wanted,
     from: u64,
     (limit, room): (usize, usize),
-    arrived: &mut Vec<Arrived>,
+    scratch: &mut Scratch,
 ) -> Result<u64> {
     let failed = |e| errors::sqlite("the topic cannot be read", e);
     let topic = &member.topic;
@@ -249,7 +310,8 @@ fn read_block(
             continue;
         };
         let number = i64::try_from(seq).unwrap_or(i64::MAX);
-        let message = match row::message(row, 1, Table::Log, topic.id, number, &topic.name) {
+        let message = match row::message(row, 1, Table::Log, topic.id, number, &topic.name, &mut scratch.slab)
+        {
             Ok(message) => Some(message),
             Err(damage) => {
                 damaged(shared, member, seq, &damage);
@@ -262,7 +324,7 @@ fn read_block(
         }
         count += 1;
         bytes += size;
-        arrived.push((seq, slot, epoch, message));
+        scratch.arrived.push((seq, slot, epoch, message));
         reached = seq;
     }
     if seen < BLOCK {

@@ -172,12 +172,14 @@ impl Source for SqliteSource {
             // What is taken is in `into` before the next await: nothing can be cancelled in between.
             match member.take(limits, into) {
                 Taken::Some => {
+                    member.set_changed();
                     self.membership.hub.shared().reader_bell.ring();
                     return Ok(Read::Deliveries);
                 }
                 Taken::End => return Ok(Read::End),
                 Taken::Failed => {
                     if let Some(error) = member.lock().failure.take() {
+                        member.set_changed();
                         self.membership.hub.shared().reader_bell.ring();
                         return Err(error);
                     }

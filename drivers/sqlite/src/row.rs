@@ -69,6 +69,42 @@ impl<'m> Columns<'m> {
     }
 }
 
+/// A CRC-32 of many small parts, which are gathered first: it is slow on each, and quick on all.
+struct Crc {
+    crc: Hasher,
+    gathered: [u8; 256],
+    length: usize,
+}
+
+impl Crc {
+    fn new() -> Self {
+        Self { crc: Hasher::new(), gathered: [0; 256], length: 0 }
+    }
+
+    fn update(&mut self, part: &[u8]) {
+        if self.length + part.len() > self.gathered.len() {
+            self.flush();
+        }
+        match self.gathered.get_mut(self.length..self.length + part.len()) {
+            Some(room) => {
+                room.copy_from_slice(part);
+                self.length += part.len();
+            }
+            None => self.crc.update(part),
+        }
+    }
+
+    fn flush(&mut self) {
+        self.crc.update(&self.gathered[..self.length]);
+        self.length = 0;
+    }
+
+    fn finalize(mut self) -> u32 {
+        self.flush();
+        self.crc.finalize()
+    }
+}
+
 #[allow(clippy::too_many_arguments, reason = "one for each column")]
 fn checksum(
     table: Table,
@@ -82,13 +118,11 @@ fn checksum(
     headers: Option<&[u8]>,
     data: Option<&[u8]>,
 ) -> u32 {
-    let mut crc = Hasher::new();
-    let mut fixed = [0; 25];
-    fixed[0] = table as u8;
-    fixed[1..9].copy_from_slice(&topic.to_le_bytes());
-    fixed[9..17].copy_from_slice(&number.to_le_bytes());
-    fixed[17..].copy_from_slice(&time.to_le_bytes());
-    crc.update(&fixed);
+    let mut crc = Crc::new();
+    crc.update(&[table as u8]);
+    crc.update(&topic.to_le_bytes());
+    crc.update(&number.to_le_bytes());
+    crc.update(&time.to_le_bytes());
     // Lengths between the parts, so that bytes cannot move from one to the next; absent is not empty.
     // A dead letter names its own topic; elsewhere the table does.
     let name = (table == Table::Dead).then_some(name.as_bytes());

@@ -14,7 +14,7 @@ use millstream_core::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::effects::SqlEffect;
-use crate::member::{Behind, Counted, Member, Out, Unreadable};
+use crate::member::{Behind, Counted, Held, Member, Unreadable};
 use crate::progress::{ParkedRow, Progress};
 use crate::publish::Known;
 use crate::row::nanos;
@@ -24,8 +24,7 @@ use crate::{admin, clock, errors, publish};
 #[derive(Default)]
 pub(crate) struct Touched {
     slots: HashMap<(usize, usize), TouchedSlot>,
-    /// Slots of which it was looked up whether they are still ours: `(member, slot, epoch)`.
-    verified: HashMap<(usize, usize, i64), bool>,
+    verified: Verified,
     /// Slots that turned out to be others' now.
     lost: Vec<(Arc<Member>, usize, i64)>,
 }
@@ -33,9 +32,14 @@ pub(crate) struct Touched {
 struct TouchedSlot {
     member: Arc<Member>,
     slot: usize,
-    done: HashSet<u64>,
+    done: Vec<u64>,
     parked: i64,
 }
+
+/// Slots of which it was looked up whether they are still ours: by owner, slot and epoch. It holds until somebody else
+/// writes, or slots are given back: from one transaction to the next.
+#[derive(Default)]
+pub(crate) struct Verified(HashMap<(i64, usize, i64), bool>);
 
 /// A batch of settlements on its way.
 pub(crate) struct Batch {
@@ -45,10 +49,15 @@ pub(crate) struct Batch {
 
 struct Item {
     settlement: Settlement,
-    /// The settlement's token and those of its others.
-    tokens: Vec<TokenId>,
     /// What it comes to if the transaction commits.
     outcome: Outcome,
+}
+
+impl Item {
+    /// The settlement's token and those of its others.
+    fn tokens(&self) -> impl Iterator<Item = TokenId> {
+        std::iter::once(&self.settlement.token).chain(&self.settlement.others).map(Token::id)
+    }
 }
 
 enum Outcome {
@@ -73,11 +82,26 @@ fn number(member: &Arc<Member>) -> usize {
 }
 
 impl Touched {
+    /// With what is known from the transactions before.
+    pub(crate) fn knowing(verified: Verified) -> Self {
+        Self { verified, ..Self::default() }
+    }
+
+    /// What is known for the next one, if this one commits.
+    pub(crate) fn take_verified(&mut self) -> Verified {
+        std::mem::take(&mut self.verified)
+    }
+
+    /// Somebody else wrote.
+    pub(crate) fn forget_verified(&mut self) {
+        self.verified.0.clear();
+    }
+
     fn slot(&mut self, member: &Arc<Member>, slot: usize) -> &mut TouchedSlot {
         self.slots.entry((number(member), slot)).or_insert_with(|| TouchedSlot {
             member: Arc::clone(member),
             slot,
-            done: HashSet::new(),
+            done: Vec::new(),
             parked: 0,
         })
     }
@@ -91,11 +115,11 @@ impl Touched {
         epoch: i64,
     ) -> Result<bool> {
         let Some(group) = &member.group else { return Ok(true) };
-        let key = (number(member), slot, epoch);
-        if let Some(known) = self.verified.get(&key) {
+        let owner = member.lock().owner;
+        let key = (owner, slot, epoch);
+        if let Some(known) = self.verified.0.get(&key) {
             return Ok(*known);
         }
-        let owner = member.lock().owner;
         let ours: bool = connection
             .prepare_cached(
                 "SELECT EXISTS(SELECT 1 FROM millstream_slot \
@@ -103,7 +127,7 @@ impl Touched {
             )
             .and_then(|mut s| s.query_row(params![group.id, slot, owner, epoch], |row| row.get(0)))
             .map_err(|e| member.locate(errors::sqlite("a lease cannot be looked up", e)))?;
-        self.verified.insert(key, ours);
+        self.verified.0.insert(key, ours);
         if !ours {
             self.lost.push((Arc::clone(member), slot, epoch));
         }
@@ -114,14 +138,15 @@ impl Touched {
     /// them any more, and what was found out before does not hold.
     pub(crate) fn given_back(&mut self, member: &Arc<Member>, which: impl Fn(usize) -> bool) {
         let gone = number(member);
-        self.verified.retain(|(member, slot, _), _| *member != gone || !which(*slot));
+        self.forget_verified();
         self.slots.retain(|(member, slot), _| *member != gone || !which(*slot));
     }
 
     /// Stores the progress of every slot that was touched; gives what is to be remembered once it is durable.
     pub(crate) fn store(&mut self, connection: &Connection) -> Result<Vec<(Arc<Member>, usize, Progress)>> {
         let mut stored = Vec::with_capacity(self.slots.len());
-        for touched in self.slots.values() {
+        for touched in self.slots.values_mut() {
+            touched.done.sort_unstable();
             let Some(group) = &touched.member.group else { continue };
             let state = touched.member.lock();
             let Some(progress) = state.progress(touched.slot, &touched.done, touched.parked) else {
@@ -227,11 +252,7 @@ impl Savepoint {
 
 impl Batch {
     pub(crate) fn new(member: Arc<Member>, batch: Vec<Settlement>) -> Self {
-        let items = batch.into_iter().map(|settlement| Item {
-            tokens: std::iter::once(&settlement.token).chain(&settlement.others).map(Token::id).collect(),
-            settlement,
-            outcome: Outcome::Lost,
-        });
+        let items = batch.into_iter().map(|settlement| Item { settlement, outcome: Outcome::Lost });
         Self { items: items.collect(), member }
     }
 
@@ -240,25 +261,40 @@ impl Batch {
     /// # Errors
     /// Of SQLite: then the transaction is to be undone.
     pub(crate) fn apply(&mut self, desk: &mut Desk<'_>) -> Result<()> {
-        let mut seen = HashSet::new();
-        for item in &mut self.items {
-            let outs: Option<Vec<Out>> = {
-                let state = self.member.lock();
-                item.tokens.iter().map(|token| state.look_up(*token)).collect()
-            };
-            let Some(outs) = outs else { continue };
-            if item.tokens.iter().any(|token| seen.contains(&token.id)) {
+        // All that an item stands for, or nothing of it.
+        let mut held = Vec::with_capacity(self.items.len());
+        let mut counts = Vec::with_capacity(self.items.len());
+        {
+            let state = self.member.lock();
+            for item in &self.items {
+                let before = held.len();
+                for token in item.tokens() {
+                    let Some(one) = state.look_up(token) else {
+                        held.truncate(before);
+                        break;
+                    };
+                    held.push(one);
+                }
+                counts.push(held.len() - before);
+            }
+        }
+        let mut seen = HashSet::with_capacity(held.len());
+        let mut rest = &held[..];
+        for (item, count) in self.items.iter_mut().zip(counts) {
+            let (held, others) = rest.split_at(count);
+            rest = others;
+            if held.is_empty() || item.tokens().any(|token| seen.contains(&token.id)) {
                 continue;
             }
             let mut ours = true;
-            for out in &outs {
-                ours &= desk.touched.is_ours(desk.connection, &self.member, out.slot, out.epoch)?;
+            for one in held {
+                ours &= desk.touched.is_ours(desk.connection, &self.member, one.slot, one.epoch)?;
             }
             if !ours {
                 continue;
             }
-            seen.extend(item.tokens.iter().map(|token| token.id));
-            item.outcome = desk.settle(&self.member, &outs, &item.settlement)?;
+            seen.extend(item.tokens().map(|token| token.id));
+            item.outcome = desk.settle(&self.member, held, &item.settlement)?;
         }
         Ok(())
     }
@@ -271,15 +307,15 @@ impl Batch {
             Outcome::EffectsFailed(error) => Settled::EffectsFailed(error),
             Outcome::Unsupported(error) => Settled::Failed { error, settlement: Box::new(item.settlement) },
             Outcome::Done => {
-                item.tokens.iter().for_each(|token| state.done(token.id));
+                item.tokens().for_each(|token| state.done(token.id));
                 Settled::Done
             }
             Outcome::GivenBack => {
-                state.given_back(item.tokens[0].id);
+                state.given_back(item.settlement.token.id().id);
                 Settled::Done
             }
             Outcome::Parked { due, note } => {
-                state.parked(item.tokens[0].id, due, note);
+                state.parked(item.settlement.token.id().id, due, note);
                 Settled::Done
             }
         });
@@ -297,8 +333,8 @@ impl Batch {
 }
 
 impl Desk<'_> {
-    fn settle(&mut self, member: &Arc<Member>, outs: &[Out], settlement: &Settlement) -> Result<Outcome> {
-        let Some((out, others)) = outs.split_first() else { return Ok(Outcome::Lost) };
+    fn settle(&mut self, member: &Arc<Member>, held: &[Held], settlement: &Settlement) -> Result<Outcome> {
+        let Some((out, others)) = held.split_first() else { return Ok(Outcome::Lost) };
         // Before anything of it happens.
         match &settlement.verdict {
             Verdict::Ack => {}
@@ -348,11 +384,11 @@ impl Desk<'_> {
         }
     }
 
-    fn done(&mut self, member: &Arc<Member>, out: &Out) -> Result<Outcome> {
+    fn done(&mut self, member: &Arc<Member>, out: &Held) -> Result<Outcome> {
         if out.from_park {
             self.end_parked(member, out.slot, out.seq)?;
         }
-        self.touched.slot(member, out.slot).done.insert(out.seq);
+        self.touched.slot(member, out.slot).done.push(out.seq);
         Ok(Outcome::Done)
     }
 
@@ -378,13 +414,13 @@ impl Desk<'_> {
         Ok(())
     }
 
-    fn park(&mut self, member: &Arc<Member>, out: &Out, park: &Park) -> Result<Outcome> {
+    fn park(&mut self, member: &Arc<Member>, out: &Held, park: &Park) -> Result<Outcome> {
         let (wall, now) = (clock::wall(), Instant::now());
         let after = park.after.unwrap_or(Duration::ZERO);
         let row = ParkedRow {
             seq: out.seq,
             slot: out.slot,
-            key: out.key.as_ref().map(|key| key.to_vec()),
+            key: member.lock().key_of(out).map(Vec::from),
             due: park
                 .after
                 .map(|after| wall.saturating_add(i64::try_from(after.as_nanos()).unwrap_or(i64::MAX))),
@@ -395,7 +431,7 @@ impl Desk<'_> {
         };
         let added = self.write_parked(member, &row)?;
         let slot = self.touched.slot(member, out.slot);
-        slot.done.insert(out.seq);
+        slot.done.push(out.seq);
         slot.parked += added;
         // Far beyond any timer: never by itself.
         let due = park.after.and(now.checked_add(after));
@@ -453,7 +489,7 @@ impl Desk<'_> {
             };
             let added = self.write_parked(member, &row)?;
             let slot = self.touched.slot(member, one.slot);
-            slot.done.insert(one.seq);
+            slot.done.push(one.seq);
             slot.parked += added;
             parked.push(one.clone());
         }

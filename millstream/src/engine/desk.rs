@@ -39,7 +39,7 @@ pub(crate) struct Desk {
     pub(super) reserver_bell: Notify,
     pub(super) outbound_bells: [Notify; 3],
     pub(super) settler_bells: [Notify; 2],
-    pub(super) pump_bell: Notify,
+    pub(super) pump_bells: [Notify; 2],
     /// The source has come to its end and everything before it is settled.
     pub(super) ended: AtomicBool,
 }
@@ -58,7 +58,7 @@ impl Desk {
             reserver_bell: Notify::new(),
             outbound_bells: Default::default(),
             settler_bells: [Notify::new(), Notify::new()],
-            pump_bell: Notify::new(),
+            pump_bells: [Notify::new(), Notify::new()],
             ended: AtomicBool::new(false),
         }
     }
@@ -73,6 +73,10 @@ impl Desk {
             let reports = if wants.reports { window.take_reports() } else { Vec::new() };
             (result, wants, reports)
         };
+        // Before the bells: a task that this thread wakes waits for it, and a log or a hook may be slow.
+        for report in &reports {
+            self.report(report);
+        }
         if wants.runners {
             self.runner_bell.notify_one();
         }
@@ -86,12 +90,9 @@ impl Desk {
             if wants.settlers[input as usize] {
                 self.settler_bells[input as usize].notify_one();
             }
-        }
-        if wants.pump {
-            self.pump_bell.notify_one();
-        }
-        for report in &reports {
-            self.report(report);
+            if wants.pumps[input as usize] {
+                self.pump_bells[input as usize].notify_one();
+            }
         }
         result
     }

@@ -21,6 +21,7 @@ mod suspicion;
 mod tests;
 mod window;
 mod work;
+mod woken;
 
 use std::sync::Arc;
 

@@ -99,7 +99,7 @@ impl Pump {
             let phase = desk.phase();
             tokio::select! {
                 biased;
-                () = desk.pump_bell.notified(), if self.input == Input::Main => {}
+                () = desk.pump_bells[self.input as usize].notified() => {}
                 () = desk.left(phase) => {}
                 Some(Ok(scanned)) = scans.join_next(), if !scans.is_empty() => {
                     self.scanned(scanned, &owned, &mut scans);

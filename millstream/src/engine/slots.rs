@@ -5,15 +5,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context as TaskContext, Poll, Waker};
 
 use tokio::time::Instant;
 use tracing::Span;
 
 use super::window::{Done, Index};
+use super::woken::Woken;
 use crate::context::Held;
-use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::{Context, Failure, Outcome};
 
 /// Where a run says that it is over, however it ended (returned, dropped or panicked), and leaves what it held.
@@ -88,50 +89,16 @@ pub(super) struct Slots<F> {
     waited: Vec<Instant>,
 }
 
-/// Which slots were woken, and the task that polls them.
-#[derive(Default)]
-struct Woken(Mutex<WokenState>);
-
-#[derive(Default)]
-struct WokenState {
-    slots: Vec<usize>,
-    task: Option<Waker>,
-}
-
-impl Woken {
-    fn lock(&self) -> MutexGuard<'_, WokenState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct SlotWaker {
-    slot: usize,
-    woken: Arc<Woken>,
-}
-
-impl Wake for SlotWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let task = {
-            let mut woken = self.woken.lock();
-            // Few are woken between two polls: a list is scanned faster than a set is kept.
-            if !woken.slots.contains(&self.slot) {
-                woken.slots.push(self.slot);
-            }
-            woken.task.take()
-        };
-        if let Some(task) = task {
-            task.wake();
-        }
-    }
-}
-
 impl<F: Future<Output = Outcome>> Slots<F> {
     pub(super) fn new(limit: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), woken: Arc::default(), round: Vec::new(), limit, waited: Vec::new() }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            woken: Arc::default(),
+            round: Vec::new(),
+            limit,
+            waited: Vec::new(),
+        }
     }
 
     /// Handlers that run.
@@ -157,7 +124,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
             self.slots.push(Slot {
                 future: Box::pin(None),
                 cell: Arc::default(),
-                waker: Waker::from(Arc::new(SlotWaker { slot, woken: Arc::clone(&self.woken) })),
+                waker: self.woken.waker(slot),
                 index,
                 rest: Vec::new(),
                 span: Span::none(),
@@ -216,15 +183,8 @@ impl<F: Future<Output = Outcome>> Slots<F> {
 
     /// Polls those that were woken. If none was, the task's waker is kept for the first that will be.
     pub(super) fn poll_woken(&mut self, task: &Waker, ended: &mut Vec<Done>) -> bool {
-        {
-            let mut woken = self.woken.lock();
-            if woken.slots.is_empty() {
-                if !woken.task.as_ref().is_some_and(|t| t.will_wake(task)) {
-                    woken.task = Some(task.clone());
-                }
-                return false;
-            }
-            std::mem::swap(&mut woken.slots, &mut self.round);
+        if !self.woken.take(task, &mut self.round) {
+            return false;
         }
         let mut round = std::mem::take(&mut self.round);
         for at in round.drain(..) {

@@ -114,7 +114,7 @@ impl World {
         let mut into = Vec::new();
         let limits = ReadLimits::new(100, usize::MAX);
         while !matches!(Source::read(&mut opened.source, &mut into, limits).await.unwrap(), Read::End) {}
-        let deliveries = into.into_iter().map(|delivery| delivery.message);
+        let deliveries = into.into_iter().map(|delivery| Arc::unwrap_or_clone(delivery.message));
         deliveries.collect()
     }
 

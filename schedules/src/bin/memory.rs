@@ -195,30 +195,34 @@ fn an_exclusive_group_goes_on_with_the_next() {
 fn a_writer_is_closed_while_others_write() {
     let broker = MemoryBroker::builder().capacity(8).build();
     let writer = broker.writer();
-    let writing: Vec<_> = (0..2)
-        .map(|number| {
-            let writer: MemoryWriter = writer.clone();
-            thread::spawn(move || {
-                let batch = vec![message(number, 0), message(number, 1)];
-                match block_on(writer.write(batch)) {
-                    Ok(report) => {
-                        assert!(report.is_all_written());
-                        2
-                    }
-                    Err(error) => {
-                        assert_eq!(error.kind(), ErrorKind::BusIsShutdown);
-                        0
-                    }
-                }
-            })
-        })
-        .collect();
+    // So that one without waiting finds the topic.
+    join(vec![write(&broker, 9, 1)]);
+    let at_once = thread::spawn({
+        let writer: MemoryWriter = writer.clone();
+        move || match writer.write_now(Arc::new(message(1, 0))) {
+            WriteNow::Done(outcome) => u64::from(outcome.is_written()),
+            WriteNow::Later(_) => 0,
+        }
+    });
+    let in_a_batch = thread::spawn({
+        let writer: MemoryWriter = writer.clone();
+        move || match block_on(writer.write(vec![Arc::new(message(0, 0)), Arc::new(message(0, 1))])) {
+            Ok(report) => {
+                assert!(report.is_all_written());
+                2
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::BusIsShutdown);
+                0
+            }
+        }
+    });
     assert!(block_on(writer.close()).is_ok());
     let admin: MemoryAdmin = broker.admin();
     let held =
         || block_on(millstream_core::Admin::topics(&admin)).map_or(0, |t| t.iter().map(|t| t.messages).sum());
     let at_close: u64 = held();
-    let written: u64 = writing.into_iter().map(|one| one.join().map_or(0, |count| count)).sum();
+    let written = 1 + at_once.join().unwrap_or_default() + in_a_batch.join().unwrap_or_default();
     assert_eq!((at_close, held()), (written, written), "something was written after it was closed");
 }
 

@@ -373,7 +373,10 @@ async fn browse(store: &SqliteStore, topic: &str) -> millstream::Result<Vec<Plac
     loop {
         let mut some = Vec::new();
         let read = source.read(&mut some, ReadLimits::new(1_000, 8 << 20)).await?;
-        all.extend(some.into_iter().map(|delivery| (place(delivery.position), Arc::unwrap_or_clone(delivery.message))));
+        all.extend(
+            some.into_iter()
+                .map(|delivery| (place(delivery.position), Arc::unwrap_or_clone(delivery.message))),
+        );
         if matches!(read, Read::End) {
             source.close().await?;
             return Ok(all);

@@ -10,7 +10,13 @@ use crate::launch::{Launch, Which};
 use crate::report::Row;
 use crate::tools;
 
-const KIND: Kind = Kind { workers: 2, lease: Duration::from_secs(5), publishers: 3, pause: Duration::from_millis(6), ..Kind::USUAL };
+const KIND: Kind = Kind {
+    workers: 2,
+    lease: Duration::from_secs(5),
+    publishers: 3,
+    pause: Duration::from_millis(6),
+    ..Kind::USUAL
+};
 
 /// Whose syncs fail.
 const SICK: usize = 0;

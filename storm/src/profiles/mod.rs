@@ -29,7 +29,7 @@ use crate::{Result, judge, scratch};
 pub(crate) enum Scale {
     /// What the figures in the docs come from: minutes.
     Full,
-    /// A tenth of it or less: all profiles within two minutes.
+    /// A tenth of it or less: all profiles within three minutes, some at the same time.
     Ci,
 }
 

@@ -8,6 +8,7 @@
 pub(super) mod handling;
 pub(super) mod look;
 pub(super) mod recorded;
+mod recovery;
 pub(super) mod story;
 
 use std::fs;
@@ -32,6 +33,8 @@ use crate::{Result, scratch};
 const LIFE: Duration = Duration::from_secs(60);
 /// How long a look at an image may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a GiB may take to open after a crash.
+const RECOVERY: Duration = Duration::from_secs(1);
 /// Problems that are told in words.
 const TOLD: usize = 20;
 
@@ -73,7 +76,26 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
         row.problems.push(format!("{panicked} panics"));
     }
     row.detail = format!("{recordings} recordings of seeds from {seed} on; {}", row.detail);
+    recover(folder.path(), scale, &mut row)?;
     Ok(row)
+}
+
+/// Opens a large file after a crash.
+fn recover(folder: &Path, scale: Scale, row: &mut Row) -> Result {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let bytes = scale.of(1 << 30, 64 << 20);
+    let opened = runtime.block_on(recovery::open_after_crash(&folder.join("large"), bytes))?;
+    let mib = |bytes: u64| bytes >> 20;
+    row.detail += &format!(
+        "; {} MiB with {} MiB in the log opened in {:.0} ms",
+        mib(opened.file),
+        mib(opened.log),
+        opened.took.as_secs_f64() * 1e3
+    );
+    if opened.took > RECOVERY.mul_f64(bytes as f64 / f64::from(1 << 30)).max(RECOVERY) {
+        row.problems.push(format!("{} MiB took {:?} to open", mib(opened.file), opened.took));
+    }
+    Ok(())
 }
 
 /// Sees whether a disk can be mounted here.
@@ -118,6 +140,11 @@ impl Total {
         add(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
+    fn problems(&self) -> u64 {
+        let sum = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        sum.problems.len() as u64 + sum.unlisted
+    }
+
     fn row(self) -> Row {
         let sum = self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut problems = sum.problems;
@@ -148,6 +175,7 @@ impl Total {
 fn one_recording(folder: &Path, seed: u64, images: usize, total: &Total) -> Result {
     fs::create_dir(folder)?;
     let record = record(folder, seed)?;
+    let before = total.problems();
     let story = Story::of(&record)?;
     let all = story.before(usize::MAX);
     total.add(|sum| {
@@ -176,6 +204,11 @@ fn one_recording(folder: &Path, seed: u64, images: usize, total: &Total) -> Resu
         fs::remove_dir_all(&place)?;
         let which = format!("recording of seed {seed}, cut after change {after}, {survives:?} of seed {own}");
         total.add(|sum| sum.take(looked, &which));
+    }
+    if total.problems() > before {
+        let kept = std::env::temp_dir().join(format!("millstream-storm-power-{seed}.record"));
+        record.save(&kept)?;
+        println!("  all that happened to the disk in the recording of seed {seed} is in {}", kept.display());
     }
     Ok(())
 }

@@ -12,7 +12,8 @@ use crate::report::Row;
 
 /// The usual one: none is to run out.
 const LEASE: Duration = Duration::from_secs(10);
-const KIND: Kind = Kind { workers: 3, lease: LEASE, publishers: 3, drain: Duration::from_millis(1_500), ..Kind::USUAL };
+const KIND: Kind =
+    Kind { workers: 3, lease: LEASE, publishers: 3, drain: Duration::from_millis(1_500), ..Kind::USUAL };
 
 /// How long handlers hang that do: longer than anybody waits.
 const HANG: Duration = Duration::from_secs(60);

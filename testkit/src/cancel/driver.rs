@@ -774,7 +774,8 @@ async fn bury(ground: &Ground) -> Checked<Vec<u64>> {
         let mut member = ground.join("g").await?;
         ground.write(&batch).await?;
         let held = member.take(3).await?;
-        let dead = held.into_iter().map(|d| Settlement::new(d.token, Verdict::Dead(Box::new((*d.message).clone()))));
+        let dead =
+            held.into_iter().map(|d| Settlement::new(d.token, Verdict::Dead(Box::new((*d.message).clone()))));
         let settled = member.settler.settle(dead.collect()).await;
         ensure!(settled.iter().all(Settled::is_done), "dead letters ended with {settled:?}");
     } else {

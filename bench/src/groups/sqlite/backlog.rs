@@ -10,7 +10,7 @@ use millstream_sqlite::SqliteStore;
 
 use super::child::Process;
 use super::reading::{Reading, fill, scan};
-use super::{GROUP, Scale, folder, median, spread};
+use super::{GROUP, Scale, cpu, folder, median, spread};
 use crate::Result;
 use crate::row::{Goal, Row};
 
@@ -29,14 +29,20 @@ pub(super) async fn run(scale: Scale) -> Result<Vec<Row>> {
     drop(store);
 
     let (mut ours, mut bare, mut flat) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut our_cpu, mut bare_cpu) = (Vec::new(), Vec::new());
     for turn in 0..scale.rounds() {
         let path = file.clone();
+        let idle = cpu()?;
         let (scanned, took) = tokio::task::spawn_blocking(move || scan(&path)).await??;
         if scanned != count {
             return Err(format!("{scanned} of {count} rows were scanned").into());
         }
         bare.push(count as f64 / took.as_secs_f64());
+        let scanned = cpu()?;
         let parts = handle(&file, turn, count).await?;
+        let each = |time: Duration| time.as_nanos() as f64 / count as f64;
+        bare_cpu.push(each(scanned - idle));
+        our_cpu.push(each(cpu()? - scanned));
         ours.push(count as f64 / parts.iter().sum::<Duration>().as_secs_f64());
         let rates = parts.iter().map(|part| (count / PARTS) as f64 / part.as_secs_f64());
         flat.push(rates.collect::<Vec<_>>());
@@ -50,9 +56,12 @@ pub(super) async fn run(scale: Scale) -> Result<Vec<Row>> {
     }
     let name = format!("{} M messages read, handled and acknowledged", count / 1_000_000);
     let detail = format!(
-        "typed, {KEYS} keys, {CONCURRENCY} at a time, each acknowledgement on disk; turns {} beside {}",
+        "typed, {KEYS} keys, {CONCURRENCY} at a time, each acknowledgement on disk; turns {} beside {}; CPU a message \
+         {:.0} and {:.0} ns",
         spread(&ours),
-        spread(&bare)
+        spread(&bare),
+        median(our_cpu),
+        median(bare_cpu)
     );
     Ok(vec![
         Row::new(GROUP, name, median(ours), "messages a second")

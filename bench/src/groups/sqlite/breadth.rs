@@ -41,7 +41,9 @@ fn row(name: &str, many: &[f64], peer: &str, one: &[f64]) -> Row {
         .detail(format!("turns {} beside {}", spread(many), spread(one)))
 }
 
-async fn count(_: Reading, State(handled): State<Arc<AtomicU64>>) -> Outcome {
+/// Takes messages, since one type of event has one topic.
+async fn count(message: Message, State(handled): State<Arc<AtomicU64>>) -> Outcome {
+    std::hint::black_box(message.decode::<Reading>()?);
     handled.fetch_add(1, Ordering::Relaxed);
     Ok(())
 }
@@ -83,7 +85,7 @@ async fn keys(keys: u64) -> Result<f64> {
     let handled = Arc::new(AtomicU64::new(0));
     let bus = Bus::from_connection(store.connection()).with_state(Arc::clone(&handled));
     let begun = Instant::now();
-    let running = bus.subscribe(count.group("g")).start().await?;
+    let running = bus.subscribe_to("readings", count.group("g")).start().await?;
     let control = running.control();
     while handled.load(Ordering::Relaxed) < KEYS || control.in_flight() > 0 {
         tokio::time::sleep(Duration::from_millis(2)).await;

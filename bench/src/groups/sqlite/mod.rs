@@ -18,6 +18,8 @@ mod wake;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
 use tempfile::TempDir;
 
 pub(crate) use self::child::Child;
@@ -111,6 +113,13 @@ pub(crate) fn run(scale: Scale, steps: &[Step]) -> Result<Vec<Row>> {
 /// A folder that goes when the step ends.
 fn folder() -> Result<TempDir> {
     tempfile::tempdir().map_err(|e| format!("no folder for the files: {e}").into())
+}
+
+/// User and system time of this process.
+fn cpu() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(Duration::from_micros(micros.try_into()?))
 }
 
 /// The figure in the middle.

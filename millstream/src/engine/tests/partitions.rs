@@ -146,6 +146,38 @@ async fn a_key_that_fails_for_an_hour_delays_no_other_and_the_position_moves_on(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_park_that_holds_more_than_its_share_of_the_window_is_handled_to_its_end() {
+    // Given a window of 16, of which the park may fill half, and a key with 200 messages that fails for a minute.
+    let broker = broker();
+    let log = Log::default();
+    let healed = Instant::now() + Duration::from_secs(60);
+    let policy = Policy {
+        max_in_flight: 16,
+        concurrency: 4,
+        park_after: Duration::from_millis(10),
+        retry: Retry::fixed(Duration::from_secs(1)).attempts(1_000),
+        ..Policy::default()
+    };
+    let l = log.clone();
+    let running = run(&broker.connection(), policy, move |m, _| {
+        let l = l.clone();
+        async move {
+            if Instant::now() < healed {
+                return Err(Failure::retry("not yet"));
+            }
+            l.add(&m);
+            Ok(())
+        }
+    })
+    .await;
+    publish(&broker.connection(), numbered(200, 1)).await;
+    // When it heals, then all of them are handled, in order.
+    until(|| log.len() == 200).await;
+    log.assert_ordered();
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
 async fn parked_messages_survive_a_crash_in_their_order() {
     let broker = broker();
     let log = Log::default();

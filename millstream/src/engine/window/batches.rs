@@ -105,3 +105,36 @@ impl Window {
         self.start(index, now).map(|item| (item, next))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millstream_core::{Delivery, Epoch, Message, PartitionId, Token};
+
+    use super::*;
+    use crate::engine::window::Input;
+    use crate::engine::window::model::{rules, window_of};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_is_due_and_must_wait_for_a_handler_sets_no_timer_that_has_passed() {
+        // Given one handler at a time, which runs.
+        let mut rules = rules(false, false);
+        rules.policy.batch = Some(Batching::new(4, Duration::from_millis(10)));
+        rules.policy.concurrency = 1;
+        let mut window = window_of(rules);
+        let arrive = |window: &mut Window, id: u64| {
+            let message = Message::new("t", "x").with_id(id.to_string());
+            let token = Token::new(PartitionId(0), Epoch(0), id);
+            window.arrive(Input::Main, &mut vec![Delivery::new(message, token)], Instant::now());
+        };
+        arrive(&mut window, 0);
+        tokio::time::advance(Duration::from_millis(10)).await;
+        let mut jobs = Vec::new();
+        window.take(10, 1, Instant::now(), &mut jobs);
+        assert_eq!(jobs.len(), 1);
+        // When the next batch is due, then nobody is to be woken for it: the end of the handler does that.
+        arrive(&mut window, 1);
+        assert!(window.next_timer(Instant::now()).is_some());
+        tokio::time::advance(Duration::from_millis(10)).await;
+        assert_eq!(window.next_timer(Instant::now()), None);
+    }
+}

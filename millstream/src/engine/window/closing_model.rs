@@ -2,20 +2,25 @@
 //! exactly once, and nothing is started after the end began. Only what still runs at the very end is neither.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{Delivery, Epoch, Message, PartitionId, Settled, Token, Verdict};
+use millstream_core::{Delivery, Epoch, Error, ErrorKind, Message, PartitionId, Settled, Token, Verdict};
 use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::model::window;
 use super::*;
 use crate::Failure;
+use crate::context::Held;
 
 #[derive(Debug, Clone)]
 enum Step {
     Arrive(usize),
-    Take(usize),
+    /// Takes jobs, and some ahead.
+    Take(usize, usize),
+    /// Gives back those ahead.
+    PutBack,
     End(usize, Ending),
     Time(u64),
     /// What left is confirmed.
@@ -46,7 +51,8 @@ fn step() -> impl Strategy<Value = Step> {
     let answer = prop_oneof![4 => Just(Answer::Done), 1 => Just(Answer::Again), 1 => Just(Answer::Lost)];
     prop_oneof![
         8 => (1..6usize).prop_map(Step::Arrive),
-        8 => (1..5usize).prop_map(Step::Take),
+        8 => (1..5usize, 0..4usize).prop_map(|(max, ahead)| Step::Take(max, ahead)),
+        2 => Just(Step::PutBack),
         12 => (any::<usize>(), ending).prop_map(|(which, ending)| Step::End(which, ending)),
         4 => (1..90_000u64).prop_map(Step::Time),
         6 => Just(Step::Leave),
@@ -60,6 +66,8 @@ struct World {
     now: Instant,
     arrived: u64,
     running: Vec<Job>,
+    /// Handed out, and not begun.
+    ahead: VecDeque<Job>,
     closed: bool,
     /// How each delivery ended, and how often.
     ended: BTreeMap<u64, Vec<&'static str>>,
@@ -69,12 +77,16 @@ impl World {
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Arrive(count) => self.arrive(count),
-            Step::Take(max) => {
-                let mut jobs = Vec::new();
-                self.window.take(max, 1, self.now, &mut jobs);
-                assert!(jobs.is_empty() || !self.closed, "something was started after the end began");
-                self.running.extend(jobs);
+            Step::Take(max, ahead) => {
+                self.window.put_back(&mut self.ahead, self.now);
+                let granted = self.window.take((max, ahead), 1, self.now, &mut self.ahead);
+                assert!(
+                    self.ahead.is_empty() || !self.closed,
+                    "something was handed out after the end began"
+                );
+                self.running.extend(self.ahead.drain(..granted));
             }
+            Step::PutBack => self.window.put_back(&mut self.ahead, self.now),
             Step::End(which, ending) => self.end(which, ending),
             Step::Time(ms) => {
                 self.now += Duration::from_millis(ms);
@@ -115,44 +127,53 @@ impl World {
         if self.running.is_empty() {
             return;
         }
-        let Job { index, item, rest } = self.running.remove(which % self.running.len());
-        let (outcome, emit) = match ending {
-            Ending::Well => (Ok(()), Vec::new()),
-            Ending::Says => (Ok(()), vec![Message::new("other", "y")]),
-            Ending::Badly => (Err(Failure::retry("no")), Vec::new()),
-            Ending::Hopeless => (Err(Failure::unrecoverable("never")), Vec::new()),
+        let Job { index, .. } = self.running.remove(which % self.running.len());
+        let mut held = None;
+        let outcome = match ending {
+            Ending::Well => Ok(()),
+            Ending::Says => {
+                let says = Held::default();
+                assert!(says.publish([Message::new("other", "y")]).is_ok());
+                held = Some(Arc::new(says));
+                Ok(())
+            }
+            Ending::Badly => Err(Failure::retry("no")),
+            Ending::Hopeless => Err(Failure::unrecoverable("never")),
         };
-        let mut done = vec![Done { index, item, rest, outcome, emit, effects: Vec::new() }];
+        let mut done = vec![Done { index, rest: Vec::new(), outcome, held }];
         self.window.finished(&mut done, self.now);
+        // As a runner does: the next of those ahead in its place, unless the end has begun.
+        let next = if self.closed { None } else { self.ahead.pop_front() };
+        match next {
+            Some(next) => self.running.push(next),
+            None => self.window.free(1),
+        }
     }
 
     fn settle(&mut self, answer: Answer) {
-        let mut outward = Vec::new();
+        let mut outward = Outward::default();
         self.window.take_settlements(Input::Main, self.now, &mut outward);
-        while let Some(one) = outward.pop() {
-            let number = one.settlement.token.id().id;
-            let how = match one.settlement.verdict {
+        for (settlement, tag) in outward.settlements.into_iter().zip(outward.tags) {
+            let number = settlement.token.id().id;
+            let how = match settlement.verdict {
                 Verdict::Ack => "settled",
                 Verdict::Release | Verdict::Retry { .. } => "given back",
                 Verdict::Park(_) => "parked",
                 _ => "otherwise",
             };
+            self.ended.entry(number).or_default().push(how);
             let outcome = match answer {
                 Answer::Done => Settled::Done,
                 Answer::Lost => Settled::Lost,
                 Answer::Again => {
-                    let error = millstream_core::Error::new(millstream_core::ErrorKind::Unavailable, "down");
-                    let again = Settled::Failed { error, settlement: Box::new(one.settlement) };
-                    let again = self.window.settled(Input::Main, one.tag, again, self.now);
-                    let again = again.expect("it is to be sent again");
-                    self.ended.entry(number).or_default().push(how);
-                    let told = self.window.settled(Input::Main, again.tag, Settled::Done, self.now);
-                    assert!(told.is_none());
-                    continue;
+                    let error = Error::new(ErrorKind::Unavailable, "down");
+                    let failed = Settled::Failed { error, settlement: Box::new(settlement) };
+                    let again = self.window.settled(Input::Main, tag, failed, self.now);
+                    assert!(again.is_some(), "it is to be sent again");
+                    Settled::Done
                 }
             };
-            self.ended.entry(number).or_default().push(how);
-            assert!(self.window.settled(Input::Main, one.tag, outcome, self.now).is_none());
+            assert!(self.window.settled(Input::Main, tag, outcome, self.now).is_none());
         }
     }
 }
@@ -171,6 +192,7 @@ proptest! {
             now: Instant::now(),
             arrived: 0,
             running: Vec::new(),
+            ahead: VecDeque::new(),
             closed: false,
             ended: BTreeMap::new(),
         };
@@ -178,6 +200,7 @@ proptest! {
             world.step(step);
         }
         world.step(&Step::Close);
+        world.step(&Step::PutBack);
         // The handlers end in time, or their time is over.
         while let_end && !world.running.is_empty() {
             world.step(&Step::End(0, Ending::Well));

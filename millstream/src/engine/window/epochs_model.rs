@@ -4,12 +4,15 @@
 
 use std::collections::BTreeSet;
 
-use millstream_core::{Assigned, Delivery, Epoch, Message, PartitionId, Position, Settled, Token};
+use millstream_core::{
+    Assigned, Delivery, Epoch, Message, PartitionId, Position, Settled, Settlement, Token,
+};
 use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::model::{rules, window_of};
 use super::*;
+use crate::context::Item;
 
 const MESSAGES: u64 = 40;
 const PARTITION: PartitionId = PartitionId(0);
@@ -59,7 +62,7 @@ struct World {
     /// What was finished under this assignment.
     finished: BTreeSet<u64>,
     running: Vec<Job>,
-    sent: VecDeque<Outward>,
+    sent: VecDeque<(Settlement, Tag)>,
 }
 
 impl World {
@@ -91,15 +94,15 @@ impl World {
             Step::Lose => self.lose(),
             Step::Read(count) => self.read(*count),
             Step::Take(max) => {
-                let mut jobs = Vec::new();
-                self.window.take(*max, 1, self.now, &mut jobs);
+                let mut jobs = VecDeque::new();
+                self.window.take((*max, 0), 1, self.now, &mut jobs);
                 self.running.extend(jobs);
             }
             Step::End(which) => self.end(*which),
             Step::Send => {
-                let mut outward = Vec::new();
+                let mut outward = Outward::default();
                 self.window.take_settlements(Input::Main, self.now, &mut outward);
-                self.sent.extend(outward);
+                self.sent.extend(outward.settlements.into_iter().zip(outward.tags));
             }
             Step::Answer => self.answer(),
         }
@@ -139,18 +142,18 @@ impl World {
         if self.running.is_empty() {
             return;
         }
-        let Job { index, item, rest } = self.running.remove(which % self.running.len());
+        let Job { index, item, .. } = self.running.remove(which % self.running.len());
         if self.ours.is_some_and(|(epoch, _)| epoch == item.origin.epoch) {
             self.finished.insert(number_of(&item));
         }
-        let mut done =
-            vec![Done { index, item, rest, outcome: Ok(()), emit: Vec::new(), effects: Vec::new() }];
+        let mut done = vec![Done { index, rest: Vec::new(), outcome: Ok(()), held: None }];
         self.window.finished(&mut done, self.now);
+        self.window.free(1);
     }
 
     fn answer(&mut self) {
-        let Some(one) = self.sent.pop_front() else { return };
-        let id = one.settlement.token.id();
+        let Some((settlement, tag)) = self.sent.pop_front() else { return };
+        let id = settlement.token.id();
         // The broker takes nothing of an assignment that is over.
         let outcome = match self.ours {
             Some((epoch, _)) if epoch == id.epoch => {
@@ -165,14 +168,15 @@ impl World {
             }
             _ => Settled::Lost,
         };
-        assert!(self.window.settled(Input::Main, one.tag, outcome, self.now).is_none());
+        assert!(self.window.settled(Input::Main, tag, outcome, self.now).is_none());
     }
 
     fn check(&self) {
         let Some((epoch, true)) = self.ours else { return };
         if self.window.is_released(Input::Main, &[(PARTITION, epoch)]) {
-            let waits = self.window.settlements[0].iter().chain(&self.sent);
-            let under_way = waits.filter(|one| one.settlement.token.id().epoch == epoch).count();
+            let waits =
+                self.window.settlements[0].settlements.iter().chain(self.sent.iter().map(|(one, _)| one));
+            let under_way = waits.filter(|one| one.token.id().epoch == epoch).count();
             let runs = self.running.iter().filter(|job| job.item.origin.epoch == epoch).count();
             assert!(
                 under_way == 0 && runs == 0,

@@ -194,7 +194,7 @@ pub(crate) struct Wants {
     pub(crate) reserver: bool,
     pub(crate) outbound: [bool; 3],
     pub(crate) settlers: [bool; 2],
-    pub(crate) pump: bool,
+    pub(crate) pumps: [bool; 2],
     pub(crate) reports: bool,
 }
 

@@ -116,13 +116,7 @@ impl Window {
     }
 
     /// A batch failed: its messages run on their own, so that the one to blame is found. No attempt is used.
-    pub(super) fn split_batch(
-        &mut self,
-        index: Index,
-        rest: Vec<Index>,
-        failure: &Failure,
-        now: Instant,
-    ) {
+    pub(super) fn split_batch(&mut self, index: Index, rest: Vec<Index>, failure: &Failure, now: Instant) {
         tracing::warn!(topic = %self.rules.topic, messages = rest.len() + 1, error = %failure,
             "a batch failed: its messages run one by one");
         self.outage.inconclusive();

@@ -16,14 +16,15 @@ const CONCURRENCY: usize = 5;
 enum Step {
     /// Messages of these keys arrive; none: without a key.
     Arrive(Vec<Option<u8>>),
-    Take(usize),
+    /// Takes jobs, some of them ahead, and begins those that may run.
+    Take(usize, usize),
     End(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         prop::collection::vec(prop::option::weighted(0.8, 0..5u8), 1..6).prop_map(Step::Arrive),
-        (1..8usize).prop_map(Step::Take),
+        (1..8usize, 0..4usize).prop_map(|(max, ahead)| Step::Take(max, ahead)),
         any::<usize>().prop_map(Step::End),
     ]
 }
@@ -73,12 +74,14 @@ proptest! {
                     }
                     window.arrive(Input::Main, &mut deliveries, now);
                 }
-                Step::Take(max) => {
+                Step::Take(max, ahead) => {
                     let expected = max.min(CONCURRENCY - running.len()).min(reference.ready());
-                    let mut jobs = Vec::new();
-                    window.take(max, 1, now, &mut jobs);
-                    prop_assert_eq!(jobs.len(), expected, "of {} ready keys", reference.ready());
-                    for job in jobs {
+                    let mut jobs = VecDeque::new();
+                    let granted = window.take((max, ahead), 1, now, &mut jobs);
+                    prop_assert_eq!(granted, expected, "of {} ready keys", reference.ready());
+                    let started: Vec<Job> = jobs.drain(..granted).collect();
+                    window.put_back(&mut jobs, now);
+                    for job in started {
                         let number: u64 = job.item.message.id.parse().unwrap();
                         let lane = lanes[usize::try_from(number).unwrap()].clone();
                         let first = reference.queues.get_mut(&lane).and_then(VecDeque::pop_front);
@@ -88,16 +91,16 @@ proptest! {
                     }
                 }
                 Step::End(which) if !running.is_empty() => {
-                    let Job { index, item, rest } = running.remove(which % running.len());
+                    let Job { index, item, .. } = running.remove(which % running.len());
                     let number: usize = item.message.id.parse().unwrap();
                     reference.busy.remove(&lanes[number]);
-                    let mut done =
-                        vec![Done { index, item, rest, outcome: Ok(()), emit: Vec::new(), effects: Vec::new() }];
+                    let mut done = vec![Done { index, rest: Vec::new(), outcome: Ok(()), held: None }];
                     window.finished(&mut done, now);
-                    let mut outward = Vec::new();
+                    window.free(1);
+                    let mut outward = Outward::default();
                     window.take_settlements(Input::Main, now, &mut outward);
-                    for one in outward {
-                        window.settled(Input::Main, one.tag, millstream_core::Settled::Done, now);
+                    for tag in outward.tags {
+                        window.settled(Input::Main, tag, millstream_core::Settled::Done, now);
                     }
                 }
                 Step::End(_) => {}

@@ -69,19 +69,19 @@ proptest! {
                     window.arrive(Input::Main, &mut deliveries, now);
                 }
                 Step::Take(max) => {
-                    let mut jobs = Vec::new();
-                    window.take(max, 1, now, &mut jobs);
+                    let mut jobs = VecDeque::new();
+                    window.take((max, 0), 1, now, &mut jobs);
                     running.extend(jobs.into_iter().map(|job| {
                         let id = job.item.message.id.parse().unwrap();
                         (TokenId { partition: PartitionId(0), epoch: Epoch(0), id }, job)
                     }));
                 }
                 Step::End(which) if !running.is_empty() => {
-                    let (id, Job { index, item, rest }) = running.remove(which % running.len());
+                    let (id, Job { index, .. }) = running.remove(which % running.len());
                     ended.insert(id, now);
-                    let mut done =
-                        vec![Done { index, item, rest, outcome: Ok(()), emit: Vec::new(), effects: Vec::new() }];
+                    let mut done = vec![Done { index, rest: Vec::new(), outcome: Ok(()), held: None }];
                     window.finished(&mut done, now);
+                    window.free(1);
                 }
                 Step::End(_) => {}
                 Step::Time(ms) => {
@@ -108,12 +108,12 @@ proptest! {
                 }
                 Step::Settle => {
                     let before = window.counts.leases_lost;
-                    let mut outward = Vec::new();
+                    let mut outward = Outward::default();
                     window.take_settlements(Input::Main, now, &mut outward);
                     let mut sent = Vec::new();
-                    for one in outward {
-                        sent.push(one.settlement.token.id());
-                        window.settled(Input::Main, one.tag, Settled::Done, now);
+                    for (settlement, tag) in outward.settlements.into_iter().zip(outward.tags) {
+                        sent.push(settlement.token.id());
+                        window.settled(Input::Main, tag, Settled::Done, now);
                     }
                     sent.sort_unstable();
                     let (in_time, late): (Vec<_>, Vec<_>) =

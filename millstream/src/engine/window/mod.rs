@@ -104,7 +104,8 @@ pub(crate) struct Window {
     closing: bool,
     /// The driver has no more: it is over once nothing is held.
     at_end: bool,
-    pump_waits_for_room: bool,
+    /// By [`Input`]: each has a pump of its own.
+    pump_waits_for_room: [bool; 2],
     wake_pump: bool,
     pub(crate) counts: Counts,
     rng: fastrand::Rng,
@@ -141,7 +142,7 @@ impl Window {
             paused: false,
             closing: false,
             at_end: false,
-            pump_waits_for_room: false,
+            pump_waits_for_room: [false; 2],
             wake_pump: false,
             counts,
             rng,
@@ -153,9 +154,12 @@ impl Window {
 
     /// Who has something to do. Asked at the end of every use.
     pub(crate) fn wants(&mut self, now: Instant) -> Wants {
-        if self.pump_waits_for_room && self.has_room() {
-            self.pump_waits_for_room = false;
-            self.wake_pump = true;
+        let mut pumps = [std::mem::take(&mut self.wake_pump); 2];
+        for input in Input::ALL {
+            if self.pump_waits_for_room[input as usize] && self.has_room(input) {
+                self.pump_waits_for_room[input as usize] = false;
+                pumps[input as usize] = true;
+            }
         }
         Wants {
             runners: !self.ready.is_empty() && self.may_start(now) > 0 && self.batch_is_due(now),
@@ -166,25 +170,18 @@ impl Window {
                 !self.settlements[1].is_empty(),
             ],
             reports: !self.reports.is_empty(),
-            pump: std::mem::take(&mut self.wake_pump),
+            pumps,
         }
     }
 
     /// How much may be read from an input now. Nothing means: ask for events only; the pump is woken when
     /// there is room.
     pub(crate) fn limits(&mut self, input: Input) -> ReadLimits {
-        let room = self.room();
-        let room = match input {
-            Input::Main => room,
-            // The park may fill half of the window, so that it never stops the topic.
-            Input::Park => {
-                room.min((self.rules.policy.max_in_flight / 2).max(1).saturating_sub(self.park_entries))
-            }
-        };
+        let room = self.room_for(input);
         let bytes = self.rules.policy.memory.saturating_sub(self.bytes);
         // Room for a few is not worth a read while more is about to come free.
         if self.closing || room == 0 || bytes == 0 || (room < self.worth() && self.held() > 0) {
-            self.pump_waits_for_room = true;
+            self.pump_waits_for_room[input as usize] = true;
             return ReadLimits::NOTHING;
         }
         ReadLimits::new(room, bytes)
@@ -198,9 +195,20 @@ impl Window {
         self.rules.policy.max_in_flight.saturating_sub(self.held())
     }
 
+    fn room_for(&self, input: Input) -> usize {
+        match input {
+            Input::Main => self.room(),
+            // The park may fill half of the window, so that it never stops the topic.
+            Input::Park => {
+                let most = (self.rules.policy.max_in_flight / 2).max(1);
+                self.room().min(most.saturating_sub(self.park_entries))
+            }
+        }
+    }
+
     /// Room enough to be worth a read: an eighth of the window.
-    fn has_room(&self) -> bool {
-        !self.closing && self.room() >= self.worth() && self.bytes < self.rules.policy.memory
+    fn has_room(&self, input: Input) -> bool {
+        !self.closing && self.room_for(input) >= self.worth() && self.bytes < self.rules.policy.memory
     }
 
     fn worth(&self) -> usize {

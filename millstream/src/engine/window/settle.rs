@@ -83,11 +83,7 @@ impl Window {
             Then::Retry(after) => Verdict::Retry { after },
             Then::ParkNative { after } => {
                 let history = history.unwrap_or_default();
-                let note = ParkNote {
-                    attempts,
-                    first_failure: history.first_failure,
-                    error: history.error,
-                };
+                let note = ParkNote { attempts, first_failure: history.first_failure, error: history.error };
                 Verdict::Park(Box::new(Park { after, note }))
             }
         };
