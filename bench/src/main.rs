@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use bench_harness::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
-use crate::groups::Group;
+use crate::groups::{Group, sqlite};
 use crate::row::Row;
 use crate::scenario::Scenario;
 
@@ -38,6 +38,9 @@ enum Child {
         /// How many messages.
         messages: usize,
     },
+    /// Another process on the same file.
+    #[command(subcommand)]
+    SqliteChild(sqlite::Child),
 }
 
 #[derive(Args)]
@@ -45,6 +48,12 @@ struct Options {
     /// Which groups; all of them by default.
     #[arg(value_enum)]
     groups: Vec<Group>,
+    /// How much of `sqlite`.
+    #[arg(long, value_enum, default_value = "quick")]
+    scale: sqlite::Scale,
+    /// Which parts of `sqlite`; all of them by default.
+    #[arg(long = "step", value_enum, value_name = "STEP")]
+    steps: Vec<sqlite::Step>,
     /// Writes a row for each figure to this file, as a JSON array.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -54,6 +63,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.child {
         Some(Child::Child { scenario, messages }) => scenario.print(messages),
+        Some(Child::SqliteChild(child)) => child.run(),
         None => measure(&cli.options),
     };
     match outcome {
@@ -71,7 +81,7 @@ fn measure(options: &Options) -> Result {
     let mut rows = Vec::new();
     for group in groups {
         eprintln!("==> {}", group.name());
-        let new = group.run().map_err(|e| format!("{}: {e}", group.name()))?;
+        let new = group.run(options.scale, &options.steps).map_err(|e| format!("{}: {e}", group.name()))?;
         table::print(&new);
         rows.extend(new);
     }

@@ -115,7 +115,8 @@ async fn a_message_above_the_whole_budget_is_handled_and_while_it_is_nothing_mor
         // When it ends, then they are handled as well.
         let_go.store(true, Ordering::Relaxed);
         until("all are handled", || counts(&control).handled == 40).await;
-        assert!(running.shutdown().await.is_clean());
+        let report = running.shutdown().await;
+        assert!(report.is_clean(), "{report:?}");
     }
 }
 
@@ -172,7 +173,8 @@ fn a_quick_producer_waits_for_a_slow_consumer_and_the_lag_is_told() {
                 }
             }
             producer.await.unwrap();
-            assert!(running.shutdown().await.is_clean());
+            let report = running.shutdown().await;
+            assert!(report.is_clean(), "{report:?}");
             (seen.lock().unwrap().clone(), most)
         })
     });
@@ -246,7 +248,8 @@ fn child() {
         assert_eq!(admin.topics().await.unwrap()[0].messages, 2);
         publisher.publish_message(Message::new("t", "after")).await.unwrap();
         until("it is handled", || handled.load(Ordering::Relaxed) == 3).await;
-        assert!(running.shutdown().await.is_clean());
+        let report = running.shutdown().await;
+        assert!(report.is_clean(), "{report:?}");
         println!("recovered");
     });
 }
@@ -385,7 +388,8 @@ fn a_log_that_is_full_costs_nothing_but_its_lines() {
         let control = running.control();
         until("all are handled", || counts(&control).handled == 1_000).await;
         assert_eq!(counts(&control).retried, 100);
-        assert!(running.shutdown().await.is_clean());
+        let report = running.shutdown().await;
+        assert!(report.is_clean(), "{report:?}");
     });
     assert!(tried.load(Ordering::Relaxed) > 0, "something was logged");
 }
@@ -409,7 +413,8 @@ fn a_log_that_stands_still_holds_up_no_more_than_who_writes_to_it() {
         // And when it goes on, so does what it held up.
         stands.store(false, Ordering::SeqCst);
         until("all are handled", || counts(&control).handled == 1_011).await;
-        assert!(running.shutdown().await.is_clean());
+        let report = running.shutdown().await;
+        assert!(report.is_clean(), "{report:?}");
     });
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millstream::{
-    Attempt, Bus, Connection, EmbeddedDedupStore, Event, Failure, Outcome, Publisher, Retry, State, Subscribe,
+    Attempt, Bus, EmbeddedDedupStore, Event, Failure, Outcome, Publisher, Retry, State, Subscribe,
 };
 use millstream_memory::MemoryBroker;
 use serde::{Deserialize, Serialize};
@@ -59,19 +59,16 @@ async fn answer(
     Ok(())
 }
 
-fn connection(broker: &MemoryBroker) -> Connection {
-    broker.connection()
-}
-
 async fn life(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let broker = MemoryBroker::builder()
         .capacity(random.usize(4..40) + 2 * usize::try_from(MESSAGES).unwrap())
         .build();
     let (handled, store) = (Handled::default(), EmbeddedDedupStore::new(1_000));
-    let (concurrency, in_flight, workers) = (random.usize(1..9), random.usize(2..40), random.usize(1..4));
+    let (concurrency, workers) = (random.usize(1..9), random.usize(1..4));
+    let in_flight = concurrency + random.usize(0..30);
     let bus = || {
-        Bus::from_connection(connection(&broker)).with_state(handled.clone()).subscribe(
+        Bus::from_connection(broker.connection()).with_state(handled.clone()).subscribe(
             answer
                 .group("g")
                 .concurrency(concurrency)
@@ -83,7 +80,7 @@ async fn life(seed: u64) {
     };
     let first = bus().start().await.unwrap();
     let publishing = tokio::spawn({
-        let publisher = Bus::from_connection(connection(&broker)).publisher().clone();
+        let publisher = Bus::from_connection(broker.connection()).publisher().clone();
         let (keys, pause) = (random.u64(1..12), random.u64(1..20));
         async move {
             for number in 0..MESSAGES {

@@ -103,26 +103,46 @@ impl Book {
         }
     }
 
-    /// Partitions were given out anew: what was held of them under earlier assignments is nobody's any more.
+    /// Partitions were given out anew: what was held of them under earlier assignments is nobody's any more. Gives
+    /// all of that, and what of it waited behind a gap.
     pub(crate) fn reassigned(
         &mut self,
         group: &'static str,
         parked: bool,
         news: &[(PartitionId, Epoch)],
-    ) -> Vec<Case> {
+    ) -> (Vec<Case>, Vec<Case>) {
         let mut gone = Vec::new();
+        let mut behind = Vec::new();
         for (member, held) in &self.open {
             let old = held.iter().filter(|(token, open)| {
                 let earlier =
                     |(p, epoch): &(PartitionId, Epoch)| token.partition == *p && token.epoch < *epoch;
                 open.case.0 == group && open.parked == parked && news.iter().any(earlier)
             });
+            let before = gone.len();
             gone.extend(old.map(|(token, _)| (*member, *token)));
+            if gone.len() > before {
+                behind.extend(self.behind_a_gap(*member));
+            }
         }
-        gone.into_iter()
-            .filter_map(|(member, token)| self.release(member, token))
-            .map(|open| open.case)
-            .collect()
+        let dropped = gone.into_iter().filter_map(|(member, token)| self.release(member, token));
+        (dropped.map(|open| open.case).collect(), behind)
+    }
+
+    /// What a member of a log has handled and cannot commit, since an earlier message of its partition waits: if the
+    /// partition moves, it comes again, also in order.
+    pub(crate) fn behind_a_gap(&self, member: u64) -> Vec<Case> {
+        let mut gap: Option<TokenId> = None;
+        let mut behind = Vec::new();
+        for (token, open) in self.open.get(&member).into_iter().flatten() {
+            let same = gap.is_some_and(|gap| gap.partition == token.partition && gap.epoch == token.epoch);
+            match (self.may_end(open), same) {
+                (true, true) => behind.push(open.case.clone()),
+                (true, false) => {}
+                (false, _) => gap = Some(*token),
+            }
+        }
+        behind
     }
 
     pub(crate) fn is_open(&self, open: &Open) -> bool {

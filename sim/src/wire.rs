@@ -135,8 +135,9 @@ impl WireSource {
             Read::Assigned(news) => {
                 let news: Vec<_> = news.iter().map(|a| (a.partition, a.epoch)).collect();
                 world.trace.add(format_args!("{name} is assigned {topic} {news:?}"));
-                let cases = world.book().reassigned(group, *park, &news);
-                cases.iter().for_each(|case| world.may_come_again(case));
+                let (dropped, behind) = world.book().reassigned(group, *park, &news);
+                dropped.iter().for_each(|case| world.may_come_again(case));
+                world.gap_moves(&behind);
             }
             Read::Revoking(asked) => {
                 let partitions: Vec<u32> = asked.partitions.iter().map(|(p, _)| p.0).collect();
@@ -217,6 +218,10 @@ impl Source for WireSource {
         let wire = &self.seat.wire;
         wire.travel().await;
         wire.link.passage().await;
+        if wire.world.is_cumulative() {
+            let behind = wire.world.book().behind_a_gap(self.seat.member);
+            wire.world.gap_moves(&behind);
+        }
         wire.world.book().forget(self.seat.member);
         wire.world.trace.add(format_args!("{} closes {}", wire.name, self.seat.topic));
         match self.inner.take() {

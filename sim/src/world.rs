@@ -312,6 +312,14 @@ impl World {
         }
     }
 
+    /// A partition moves whose committed position lags behind a message that waits: what is handled behind it comes
+    /// again, without any fault.
+    pub(crate) fn gap_moves(&self, behind: &[Case]) {
+        for case in behind {
+            self.ledger.write(Record::MaybeWritten { id: case.1.clone() });
+        }
+    }
+
     pub(crate) fn in_doubt(&self, case: &Case, letter: bool) {
         let mut book = self.book();
         book.in_doubt.insert(case.clone());

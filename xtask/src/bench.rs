@@ -15,6 +15,12 @@ const MANIFEST: &str = "bench/Cargo.toml";
 pub(crate) struct Options {
     /// Which groups, such as consume; all of them by default.
     groups: Vec<String>,
+    /// How much of sqlite: quick or full.
+    #[arg(long)]
+    scale: Option<String>,
+    /// Which parts of sqlite, such as acknowledged; all of them by default.
+    #[arg(long = "step", value_name = "STEP")]
+    steps: Vec<String>,
     /// Writes a row for each figure to this file, as a JSON array.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -27,6 +33,12 @@ pub(crate) fn run(options: &Options) -> Result {
     if let Some(json) = &options.json {
         // It runs in the root, and the file is named from where we are.
         run = run.arg("--json").arg(std::path::absolute(json)?.to_string_lossy());
+    }
+    if let Some(scale) = &options.scale {
+        run = run.args(["--scale", scale.as_str()]);
+    }
+    for step in &options.steps {
+        run = run.args(["--step", step.as_str()]);
     }
     for group in &options.groups {
         run = run.arg(group.as_str());

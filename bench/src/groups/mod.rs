@@ -6,6 +6,7 @@ mod layers;
 mod memory;
 mod publish;
 mod scale;
+pub(crate) mod sqlite;
 
 use clap::ValueEnum;
 
@@ -25,6 +26,8 @@ pub(crate) enum Group {
     Memory,
     /// Many subscriptions, many keys.
     Scale,
+    /// Durable messages in a file, beside the least that the disk takes.
+    Sqlite,
     /// A clean release build.
     Build,
 }
@@ -36,13 +39,14 @@ impl Group {
     }
 
     /// Measures.
-    pub(crate) fn run(self) -> Result<Vec<Row>> {
+    pub(crate) fn run(self, scale: sqlite::Scale, steps: &[sqlite::Step]) -> Result<Vec<Row>> {
         match self {
             Self::Consume => consume::run(),
             Self::Layers => layers::run(),
             Self::Publish => publish::run(),
             Self::Memory => memory::run(),
             Self::Scale => scale::run(),
+            Self::Sqlite => sqlite::run(scale, steps),
             Self::Build => build::run(),
         }
     }

@@ -17,7 +17,9 @@ impl<T> Ascending<T> {
         // At the ends, as nearly always.
         match (self.0.front(), self.0.back()) {
             (Some((first, _)), _) if *first == number => Ok(0),
-            (_, Some((last, _))) if *last >= number => self.0.binary_search_by_key(&number, |(number, _)| *number),
+            (_, Some((last, _))) if *last >= number => {
+                self.0.binary_search_by_key(&number, |(number, _)| *number)
+            }
             _ => Err(self.0.len()),
         }
     }

@@ -240,7 +240,9 @@ fn claim(
         let progress = Progress::read(group, slot, front, &holes, parked, crc).map_err(damaged)?;
         // A slot that was not given back may have had anything up to here in work when its owner died.
         let careful_until = if holder.is_some() { last } else { 0 };
-        let epoch = row.get::<_, i64>(2).map_err(failed)? + 1;
+        let Some(epoch) = row.get::<_, i64>(2).map_err(failed)?.checked_add(1) else {
+            return Err(damaged(Damage(format!("slot {slot} has the last epoch there is"))));
+        };
         claimed.push(Claimed { slot, epoch, progress, parked: Vec::new(), careful_until });
     }
     drop(rows);
@@ -366,8 +368,7 @@ impl Members {
                 || alive.contains(&member.process)
                 || members.gone.contains(&member.process);
             if !known {
-                let processes =
-                    if clock::is_gone(&member.process) { &mut members.gone } else { &mut alive };
+                let processes = if clock::is_gone(&member.process) { &mut members.gone } else { &mut alive };
                 processes.insert(member.process.clone());
             }
             members.by_group.entry(group).or_default().push(member);

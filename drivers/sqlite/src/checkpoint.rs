@@ -87,3 +87,75 @@ fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<i64> {
     // Busy, pages in the log, pages moved: a passive one that moved less is taken up by the next.
     connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::open::{Create, Role, connect, prepare};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct File {
+        path: PathBuf,
+        writer: Connection,
+        checkpointer: Connection,
+        _folder: TempDir,
+    }
+
+    fn file() -> File {
+        let folder = TempDir::new().unwrap();
+        let path = prepare(&folder.path().join("app.db"), Create::Missing, SECOND).unwrap();
+        let connection = |role| connect(&path, role, SECOND).unwrap();
+        let (writer, checkpointer) = (connection(Role::Writer), connection(Role::Checkpointer));
+        writer.execute_batch("CREATE TABLE t(a BLOB)").unwrap();
+        File { writer, checkpointer, _folder: folder, path }
+    }
+
+    impl File {
+        fn write(&self, bytes: u64) {
+            self.writer.execute("INSERT INTO t VALUES(zeroblob(?1))", [bytes]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_large_log_starts_again_once_the_writer_has_moved_what_came_meanwhile() {
+        // Given a large log, of which all is moved but what came while it was.
+        let file = file();
+        file.write(LARGE);
+        assert!(move_most(&file.checkpointer).unwrap());
+        file.write(1_000);
+        let size = open::wal_size(&file.path);
+        // When the writer has moved the rest, and writes.
+        move_rest(&file.writer).unwrap();
+        file.write(LARGE / 2);
+        // Then the log is written from its beginning on, and does not grow.
+        assert_eq!(open::wal_size(&file.path), size);
+        assert!(!move_most(&file.checkpointer).unwrap());
+    }
+
+    #[test]
+    fn a_log_that_is_read_goes_on_and_starts_again_later() {
+        let file = file();
+        file.write(LARGE);
+        let reader = connect(&file.path, Role::Reader, SECOND).unwrap();
+        let reading = reader.unchecked_transaction().unwrap();
+        reading.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+        file.write(1_000);
+        assert!(move_most(&file.checkpointer).unwrap());
+        move_rest(&file.writer).unwrap();
+        file.write(1_000);
+        drop(reading);
+        assert!(move_most(&file.checkpointer).unwrap());
+    }
+
+    #[test]
+    fn a_small_log_is_left_to_the_checkpoints() {
+        let file = file();
+        file.write(LARGE / 2);
+        assert!(!move_most(&file.checkpointer).unwrap());
+    }
+}

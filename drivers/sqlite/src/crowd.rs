@@ -48,3 +48,53 @@ impl Crowd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMIT: Duration = Duration::from_micros(300);
+
+    #[test]
+    fn those_who_were_answered_and_those_who_waited_are_expected() {
+        let mut crowd = Crowd::default();
+        crowd.committed(24, 40, COMMIT);
+        assert_eq!(crowd.missing(24), Some((40, COMMIT / PART)));
+        assert_eq!(crowd.missing(64), None);
+    }
+
+    #[test]
+    fn a_lone_writer_never_waits() {
+        let mut crowd = Crowd::default();
+        assert_eq!(crowd.missing(1), None);
+        crowd.committed(0, 1, COMMIT);
+        assert_eq!(crowd.missing(1), None);
+    }
+
+    #[test]
+    fn who_waits_in_vain_waits_more_and_more_rarely() {
+        let mut crowd = Crowd::default();
+        let mut waited = 0;
+        for _ in 0..1_000 {
+            // One comes in each round, and the one of the round before does not come again.
+            crowd.committed(1, 1, COMMIT);
+            if let Some((missing, _)) = crowd.missing(1) {
+                crowd.came(0, missing);
+                waited += 1;
+            }
+        }
+        assert!((5..20).contains(&waited), "{waited} of 1,000 rounds");
+        // And as often as before, once it was worth it.
+        crowd.rest = 0;
+        crowd.came(1, 1);
+        crowd.committed(1, 1, COMMIT);
+        assert!(crowd.missing(1).is_some());
+    }
+
+    #[test]
+    fn a_slow_disk_makes_no_long_wait() {
+        let mut crowd = Crowd::default();
+        crowd.committed(1, 1, Duration::from_millis(50));
+        assert_eq!(crowd.missing(1), Some((1, MOST)));
+    }
+}

@@ -52,6 +52,9 @@ pub(crate) struct Shared {
     /// How often members came or went.
     members_version: AtomicU64,
     topics: Mutex<HashMap<ByteString, Arc<Topic>>>,
+    /// Connections for single reads: how many may be in use, and those that are not.
+    reads: Arc<Semaphore>,
+    idle_readers: Mutex<Vec<Connection>>,
     queue: Queue<Request>,
     pub(crate) reader_bell: Bell,
     pub(crate) checkpoint_bell: Bell,
@@ -64,6 +67,9 @@ pub(crate) struct Shared {
     /// How often something was found that is not what was written.
     pub(crate) damaged: AtomicU64,
 }
+
+/// Connections for single reads at most. They are kept: to open one reads the whole schema, a table for each topic.
+const READERS: usize = 4;
 
 /// Messages that wait to be written, in KiB, at most.
 const ROOM: usize = 64 << 10;
@@ -186,6 +192,8 @@ impl Hub {
             members: Mutex::default(),
             members_version: AtomicU64::new(1),
             topics: Mutex::default(),
+            reads: Arc::new(Semaphore::new(READERS)),
+            idle_readers: Mutex::default(),
             queue: Queue::default(),
             reader_bell: Bell::default(),
             checkpoint_bell: Bell::default(),
@@ -237,7 +245,7 @@ impl Hub {
         answer
     }
 
-    /// Reads on a connection of its own, off the runtime, in one read transaction.
+    /// Reads on a connection that nobody else uses, off the runtime, in one read transaction.
     ///
     /// # Errors
     /// The work's own; as SQLite has them.
@@ -245,13 +253,21 @@ impl Hub {
         &self,
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (path, busy) = (self.shared.path.clone(), self.shared.settings.busy_timeout);
+        let shared = Arc::clone(&self.shared);
+        let turn = Arc::clone(&shared.reads).acquire_owned().await.map_err(|_| gone())?;
         let reading = tokio::task::spawn_blocking(move || {
-            let connection = open::connect(&path, Role::Reader, busy)?;
-            let transaction = connection
+            // Until it ends, also if nobody waits for it any more.
+            let _turn = turn;
+            let connection = match shared.idle_reader() {
+                Some(connection) => connection,
+                None => open::connect(&shared.path, Role::Reader, shared.settings.busy_timeout)?,
+            };
+            let done = connection
                 .unchecked_transaction()
-                .map_err(|e| crate::errors::sqlite("the file cannot be read", e))?;
-            work(&transaction)
+                .map_err(|e| crate::errors::sqlite("the file cannot be read", e))
+                .and_then(|transaction| work(&transaction))?;
+            shared.keep_reader(connection);
+            Ok(done)
         });
         reading.await.unwrap_or_else(|e| {
             Err(Error::new(ErrorKind::Internal, "reading the file did not come to an end").source(e))
@@ -317,6 +333,14 @@ impl Shared {
     /// Hands back what had no place in a transaction: it goes first in the next.
     pub(crate) fn put_back(&self, requests: VecDeque<Request>) {
         self.queue.put_back(requests);
+    }
+
+    fn idle_reader(&self) -> Option<Connection> {
+        self.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn keep_reader(&self, connection: Connection) {
+        self.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 
     fn shut(&self) {

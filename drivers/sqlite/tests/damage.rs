@@ -60,6 +60,22 @@ async fn a_group_whose_progress_was_changed_is_refused_and_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_epochs_are_used_up_is_refused_and_other_groups_go_on() {
+    let file = File::new();
+    let store = file.open().await;
+    publish(&store, messages(1)).await;
+    drop(member(&store).await);
+    let left = || file.number("SELECT count(*) FROM millstream_slot WHERE owner IS NOT NULL") == 0;
+    while !left() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    file.connection().execute("UPDATE millstream_slot SET epoch = ?1", [i64::MAX]).unwrap();
+    let error = store.reader().open(request()).await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    store.reader().open(OpenRequest::new(common::TOPIC).group("another")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_parked_message_that_vanished_is_noticed() {
     let file = File::new();
     let store = file.open().await;

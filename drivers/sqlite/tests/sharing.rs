@@ -150,3 +150,21 @@ async fn browsing_leaves_no_trace_and_sees_what_groups_have_finished() {
     assert_eq!(file.number("SELECT count(*) FROM millstream_group"), before);
     assert_eq!(file.number("SELECT count(*) FROM millstream_member"), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_that_others_took_between_two_commits_are_lost() {
+    let file = File::new();
+    let store = file.open().await;
+    let mut one = member(&store).await;
+    publish(&store, (0..2).map(|n| message(n, "k")).collect()).await;
+    let mut held = one.take(2).await;
+    // Given a member that has just settled something of a slot.
+    one.ack(vec![held.remove(0)]).await;
+    // When the slot is taken from it.
+    file.connection()
+        .execute("UPDATE millstream_slot SET owner = 1, epoch = epoch + 1 WHERE owner IS NOT NULL", [])
+        .unwrap();
+    // Then what it settles is refused.
+    let settled = one.settle(held.remove(0), Verdict::Ack).await;
+    assert!(matches!(settled, Settled::Lost), "{settled:?}");
+}

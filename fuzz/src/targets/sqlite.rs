@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crc32fast::Hasher;
 use millstream::core::{
-    OpenRequest, ReadLimits, Reader as _, Settlement, Settler as _, Source as _, Writer as _,
+    End, OpenRequest, ReadLimits, Reader as _, Settlement, Settler as _, Source as _, Writer as _,
 };
 use millstream::{Message, Result};
 use millstream_sqlite::SqliteStore;
@@ -59,11 +59,13 @@ pub(super) async fn promptly<F: Future>(what: F) -> F::Output {
 
 /// Reads what a request brings within a moment, acknowledges it, and closes.
 pub(super) async fn take_all(store: &SqliteStore, request: OpenRequest) -> Result<Vec<Message>> {
+    // Where there is an end, it comes.
+    let quiet = if request.end == End::Never { QUIET } else { PATIENCE };
     let mut opened = promptly(store.reader().open(request)).await?;
     let mut taken = Vec::new();
     let mut deliveries = Vec::new();
     while let Ok(read) =
-        timeout(QUIET, opened.source.read(&mut deliveries, ReadLimits::new(100, 1 << 20))).await
+        timeout(quiet, opened.source.read(&mut deliveries, ReadLimits::new(100, 1 << 20))).await
     {
         let ended = !matches!(read, Ok(millstream::core::Read::Deliveries));
         let (messages, acks): (Vec<_>, Vec<_>) =

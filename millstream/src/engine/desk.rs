@@ -4,11 +4,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::faults::Faults;
+use super::faults::{Faults, Place};
 use super::window::{Input, Report, Window};
 use crate::context::SubscriptionInfo;
 use crate::policy::{FailureReport, Next, Policy};
@@ -31,6 +32,8 @@ pub(crate) struct Desk {
     /// How many run loops there are.
     pub(super) runners: usize,
     pub(super) faults: Faults,
+    /// Blocking handlers past their timeout, of all runners.
+    stuck: Mutex<usize>,
     window: Mutex<Window>,
     phase: AtomicU8,
     /// Rings at each new phase. Who waits for one is woken in the order of waiting, the same in each run.
@@ -51,6 +54,7 @@ impl Desk {
             policy,
             runners,
             faults: Faults::default(),
+            stuck: Mutex::default(),
             window: Mutex::new(window),
             phase: AtomicU8::new(Phase::Running as u8),
             phase_bell: Notify::new(),
@@ -95,6 +99,22 @@ impl Desk {
             }
         }
         result
+    }
+
+    /// A runner had so many blocking handlers past their timeout, and has so many now. Says whether these are the
+    /// first.
+    pub(super) fn stuck(&self, before: usize, now: usize, limit: Duration) -> bool {
+        if before == now {
+            return false;
+        }
+        // Held, so that what health says is what was counted last.
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        *stuck = stuck.saturating_sub(before) + now;
+        if *stuck == 0 {
+            self.faults.clear(Place::Stuck);
+            return false;
+        }
+        self.faults.set(Place::Stuck, format_args!("over {limit:?}"))
     }
 
     /// Logs a failure and tells the user's own hook.

@@ -20,8 +20,8 @@ mod suspicion;
 #[cfg(test)]
 mod tests;
 mod window;
-mod work;
 mod woken;
+mod work;
 
 use std::sync::Arc;
 

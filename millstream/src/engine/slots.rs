@@ -77,6 +77,8 @@ struct Slot<F> {
     span: Span,
     started: Instant,
     deadline: Option<Instant>,
+    /// It was past its deadline, and goes on.
+    overlooked: bool,
 }
 
 pub(super) struct Slots<F> {
@@ -130,6 +132,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
                 span: Span::none(),
                 started,
                 deadline: None,
+                overlooked: false,
             });
             slot
         });
@@ -170,6 +173,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
             slot.future = Box::pin(None);
         }
         slot.span = Span::none();
+        slot.overlooked = false;
         let (index, rest) = (slot.index, std::mem::take(&mut slot.rest));
         // A blocking handler whose thread was lost may run on: its message cannot be settled from here, and its lease
         // or connection gives it back.
@@ -213,16 +217,15 @@ impl<F: Future<Output = Outcome>> Slots<F> {
         }
     }
 
-    /// Forgets the deadlines that have passed; says how many.
+    /// Forgets the deadlines that have passed; says how many are past theirs and go on.
     pub(super) fn overlook(&mut self, now: Instant) -> usize {
-        let mut late = 0;
         for slot in &mut self.slots {
             if slot.future.is_some() && slot.deadline.is_some_and(|d| d <= now) {
                 slot.deadline = None;
-                late += 1;
+                slot.overlooked = true;
             }
         }
-        late
+        self.slots.iter().filter(|slot| slot.overlooked).count()
     }
 
     fn running(&self) -> impl Iterator<Item = usize> {

@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Span;
 
 use super::desk::{Desk, Phase};
-use super::faults::Place;
 use super::slots::{Cell, Guard, Slots};
 use super::window::{Done, Job};
 use crate::context::Item;
@@ -92,6 +91,7 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
     let mut ahead = 0;
     let time = handler_time(desk);
     let mut turns = 0;
+    let mut stuck = 0;
     loop {
         let now = Instant::now();
         let active = slots.active();
@@ -133,9 +133,8 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
                 Execution::Async => slots.expire(now, limit, &mut done),
                 // A thread cannot be stopped, and a second copy beside it would be worse than waiting.
                 Execution::Blocking => {
-                    if slots.overlook(now) > 0
-                        && desk.faults.set(Place::Stuck, format_args!("over {limit:?}"))
-                    {
+                    let before = std::mem::replace(&mut stuck, slots.overlook(now));
+                    if desk.stuck(before, stuck, limit) {
                         tracing::error!(topic = %desk.info.topic, handler = %desk.info.handler, ?limit,
                             "a blocking handler does not end; its message stays with it");
                     }

@@ -31,7 +31,7 @@ use admin::MemoryAdmin;
 use broker::MemoryBroker;
 use millstream_core::{
     Delivery, ErrorKind, Exclusivity, Message, OpenRequest, Opened, Read, ReadLimits, Reader, Settled,
-    Settlement, Settler, Source, Verdict, Writer,
+    Settlement, Settler, Source, Verdict, WriteNow, Writer,
 };
 use millstream_schedules::explore;
 use reader::{MemoryReader, MemorySettler, MemorySource};
@@ -206,7 +206,7 @@ fn a_writer_is_closed_while_others_write() {
     });
     let in_a_batch = thread::spawn({
         let writer: MemoryWriter = writer.clone();
-        move || match block_on(writer.write(vec![Arc::new(message(0, 0)), Arc::new(message(0, 1))])) {
+        move || match block_on(writer.write(vec![message(0, 0), message(0, 1)])) {
             Ok(report) => {
                 assert!(report.is_all_written());
                 2

@@ -61,13 +61,16 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
         for lane in 0..lanes {
             let (queue, sum, folder) = (&queue, &sum, folder.path().join(lane.to_string()));
             scope.spawn(move || {
+                let mut number = 0;
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some(case) = next else { return };
-                    let judged = judge(&folder, case, seed).unwrap_or_else(|error| Judged {
-                        problems: vec![format!("it could not be run: {error}")],
-                        ..Judged::default()
-                    });
+                    number += 1;
+                    let judged =
+                        judge(&folder.join(number.to_string()), case, seed).unwrap_or_else(|error| Judged {
+                            problems: vec![format!("it could not be run: {error}")],
+                            ..Judged::default()
+                        });
                     // Failing, a script may have more operations: on until it passes without meeting the fault.
                     if judged.struck > 0 && case.fault.nth > case.usual {
                         queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(case.next());
@@ -301,7 +304,8 @@ fn look_at(folder: &Path, record: &Record, seed: u64, judged: &mut Judged) -> Re
     judged.confirmed = known.published.values().sum::<usize>() as u64;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for survives in [Survives::Everything, Survives::Nothing, Survives::Torn] {
-        let place = folder.join("left");
+        // A place for each: whoever looked closes its files a little later, and deletes the log by its name.
+        let place = folder.join(format!("left-{survives:?}"));
         fs::create_dir_all(&place)?;
         let cut = PowerCut { after: record.changes().len(), survives, seed };
         record.after(cut).write_to(&place)?;
@@ -311,14 +315,13 @@ fn look_at(folder: &Path, record: &Record, seed: u64, judged: &mut Judged) -> Re
             Ok(Err(error)) => Looked::failed(error.to_string()),
             Err(_) => Looked::failed(format!("still looked at after {PATIENCE:?}")),
         };
-        fs::remove_dir_all(&place)?;
         judged.lost += looked.lost;
         judged.effects_double += looked.effects_double;
         judged.effects_missing += looked.effects_missing;
         let which = format!("what is left ({survives:?}, seed {seed})");
         judged.problems.extend(looked.problems.into_iter().map(|problem| format!("{which}: {problem}")));
     }
-    Ok(())
+    Ok(fs::remove_dir_all(folder)?)
 }
 
 // ---- The sum -------------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ use crate::row::{Goal, Row};
 
 const SUBSCRIPTIONS: usize = 1_000;
 const KEYS: u64 = 1_000_000;
-/// Messages published to the subscriptions in turn, and in a batch.
-const IN_TURN: u64 = 50_000;
-const BATCH: u64 = 100;
+/// Messages published to all subscriptions, and in a batch to one of them, so that each has its batch.
+const ALL: u64 = 200_000;
+const BATCH: u64 = 200;
 
 pub(super) async fn run(scale: Scale) -> Result<Vec<Row>> {
     let mut turns = [(); 4].map(|()| Vec::new());
@@ -29,7 +29,7 @@ pub(super) async fn run(scale: Scale) -> Result<Vec<Row>> {
     }
     let [one, many, one_key, many_keys] = turns;
     Ok(vec![
-        row("1,000 subscriptions on a file, published to in turn", &many, "one subscription", &one),
+        row("1,000 subscriptions on a file, 200 messages each", &many, "one subscription", &one),
         row("1,000,000 keys", &many_keys, "one key", &one_key),
     ])
 }
@@ -61,20 +61,17 @@ async fn subscriptions(many: usize) -> Result<f64> {
     let running = bus.start().await?;
     let writer = store.writer();
     let begun = Instant::now();
-    for first in (0..IN_TURN).step_by(BATCH as usize) {
-        let batch = (first..first + BATCH).map(|number| {
-            let topic = &topics[number as usize % many];
-            message(topic, number, IN_TURN, SystemTime::now())
-        });
+    for (first, topic) in (0..ALL).step_by(BATCH as usize).zip(topics.iter().cycle()) {
+        let batch = (first..first + BATCH).map(|number| message(topic, number, ALL, SystemTime::now()));
         writer.write(batch.collect::<Result<Vec<_>>>()?).await?.into_result()?;
     }
     let control = running.control();
-    while handled.load(Ordering::Relaxed) < IN_TURN || control.in_flight() > 0 {
+    while handled.load(Ordering::Relaxed) < ALL || control.in_flight() > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let took = begun.elapsed();
     running.shutdown().await;
-    Ok(took.as_nanos() as f64 / IN_TURN as f64)
+    Ok(took.as_nanos() as f64 / ALL as f64)
 }
 
 /// Nanoseconds a message of a backlog.

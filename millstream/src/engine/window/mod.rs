@@ -276,7 +276,8 @@ impl Window {
     }
 
     pub(crate) fn running(&self) -> usize {
-        self.running
+        // A runner keeps its permits until it comes by again, also when all that it had has ended.
+        self.running.min(self.out)
     }
 
     pub(crate) fn parked_keys(&self) -> usize {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use millstream::End;
 use millstream::sqlite::{SqliteStore, check, rusqlite};
+use millstream_core::admin::Admin as _;
 use millstream_core::{
     Message, OpenRequest, Opened, Read, ReadLimits, Reader as _, Settled, Settler as _, Source as _,
     Writer as _,
@@ -41,7 +42,6 @@ struct Found {
     delayed: Vec<String>,
     effects: HashMap<(Group, u64), usize>,
     dead: HashMap<(Group, u64), usize>,
-    parked: BTreeSet<(Group, u64)>,
 }
 
 /// Opens the image that lies in a folder, and goes on with it.
@@ -92,8 +92,6 @@ async fn find(store: &SqliteStore, connection: &rusqlite::Connection) -> Result<
     };
     found.effects = count("SELECT grp, seq FROM effects")?;
     found.dead = count("SELECT grp, seq FROM millstream_dead")?;
-    let parked = "SELECT g.name, p.seq FROM millstream_parked p JOIN millstream_group g ON g.id = p.grp";
-    found.parked = count(parked)?.into_keys().collect();
     Ok(found)
 }
 
@@ -117,25 +115,21 @@ async fn go_on(store: &SqliteStore, group: Group, found: &Found) -> Result<BTree
     let request = OpenRequest::new(group.topic()).group(group.name()).end(End::Latest);
     let Opened { mut source, mut settler, .. } = store.reader().open(request).await?;
     // The end that the driver tells does not wait for what is parked.
-    let mut parked: BTreeSet<u64> =
-        found.parked.iter().filter(|(of, _)| *of == group).map(|(_, seq)| *seq).collect();
+    let last = found.log[group.topic()].keys().last().copied().unwrap_or(0);
     let mut delivered = BTreeMap::new();
     let begun = Instant::now();
     loop {
         let mut some = Vec::new();
         let reading = source.read(&mut some, ReadLimits::new(1_000, 8 << 20));
         let left = OWED.saturating_sub(begun.elapsed());
-        let read = tokio::time::timeout(left, reading)
-            .await
-            .map_err(|_| format!("group {} is still owed something after {OWED:?}", group.name()))??;
+        let owed = || format!("group {} is still owed something after {OWED:?}", group.name());
+        let read = tokio::time::timeout(left, reading).await.map_err(|_| owed())??;
         if matches!(read, Read::End) {
-            if parked.is_empty() {
+            if first_unsettled(store, group).await? > last {
                 break;
             }
             if left.is_zero() {
-                return Err(
-                    format!("parked in group {} and never delivered: {parked:?}", group.name()).into()
-                );
+                return Err(owed().into());
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -143,7 +137,6 @@ async fn go_on(store: &SqliteStore, group: Group, found: &Found) -> Result<BTree
         // What is given back comes again on purpose.
         for one in handled.iter().filter(|one| one.ends) {
             *delivered.entry(one.seq).or_default() += 1;
-            parked.remove(&one.seq);
         }
         let batch = handled.into_iter().map(|one| one.settlement).collect();
         for settled in settler.settle(batch).await {
@@ -155,6 +148,13 @@ async fn go_on(store: &SqliteStore, group: Group, found: &Found) -> Result<BTree
     settler.close().await?;
     source.close().await?;
     Ok(delivered)
+}
+
+/// The first message that a group has not come to its end with.
+async fn first_unsettled(store: &SqliteStore, group: Group) -> Result<u64> {
+    let groups = store.admin().groups(group.topic()).await?;
+    let info = groups.iter().find(|info| *info.name == *group.name());
+    Ok(info.and_then(|info| info.committed.first()).map_or(0, |(_, position)| position.0))
 }
 
 impl Looked {
