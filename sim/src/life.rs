@@ -1,10 +1,12 @@
 //! The life of a world: waves of messages, what is broken during each, and the end, when all is mended.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::Admin as _;
+use bytestring::ByteString;
 use millstream_core::admin::TopicSettings;
+use millstream_core::{Admin as _, names};
 use millstream_testkit::ledger::Record;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -241,18 +243,24 @@ fn left(world: &World) -> Vec<String> {
     left
 }
 
-/// What was acknowledged with an answer that got lost: the broker says by now that nothing is left of it.
+/// What was acknowledged or buried with an answer that got lost: the broker says by now what became of it.
 fn settle_doubts(world: &World) {
     let doubts = std::mem::take(&mut world.book().in_doubt);
-    for case in doubts {
-        if world.book().finished.contains(&case) {
-            world.ledger.write(Record::settled(
-                case.1,
-                case.0,
-                millstream_testkit::ledger::Ending::Ack,
-                &millstream_core::Settled::Done,
-            ));
+    let letters = world.plan.topics().into_iter().flat_map(|topic| world.control.dead_letters(topic));
+    let buried: BTreeMap<(String, ByteString), u64> = letters
+        .map(|letter| {
+            let group = letter.headers.get_str(names::DL_GROUP).unwrap_or_default().to_owned();
+            ((group, letter.id.clone()), digest(&letter))
+        })
+        .collect();
+    for (group, id) in doubts {
+        if let Some(digest) = buried.get(&(group.to_owned(), id.clone())) {
+            let letter = Record::DeadLettered { id: id.clone(), group: group.into(), digest: *digest };
+            world.ledger.write(letter);
+        } else if !world.book().finished.contains(&(group, id.clone())) {
+            continue;
         }
+        world.ledger.write(Record::settled(id, group, Ending::Ack, &Settled::Done));
     }
 }
 

@@ -266,7 +266,7 @@ impl Process {
         let mut state = self.lock();
         if !died {
             add(&mut state.totals, &report.subscriptions, &self.world);
-            if !report.is_clean() && how == Shutdown::InOrder {
+            if !report.is_clean() && how == Shutdown::InOrder && !self.world.is_disturbed() {
                 state.unclean.push(format!("{report:?}"));
             }
         }

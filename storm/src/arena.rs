@@ -21,8 +21,6 @@ use crate::{Result, tables};
 
 /// How long a worker may take until it reads.
 const READY: Duration = Duration::from_secs(30);
-/// How much longer than its handlers may take a worker may take to end in order.
-pub(crate) const ORDERLY: Duration = Duration::from_secs(1);
 /// How long all that is in the file may take to be handled, once nothing is broken any more.
 const DRAINED: Duration = Duration::from_secs(120);
 
@@ -36,6 +34,8 @@ pub(crate) struct Kind {
     pub(crate) pause: Duration,
     /// How long handlers may take to end when a worker is asked to.
     pub(crate) drain: Duration,
+    /// How much longer than that a worker may take to end in order.
+    pub(crate) orderly: Duration,
     /// How far ahead some messages are due, at most; zero: none is delayed.
     pub(crate) delay: Duration,
 }
@@ -48,6 +48,7 @@ impl Kind {
         publishers: 2,
         pause: Duration::from_millis(10),
         drain: Duration::from_secs(25),
+        orderly: Duration::from_secs(1),
         delay: Duration::ZERO,
     };
 }
@@ -374,13 +375,13 @@ impl Arena {
         let hangs = self.places[place].launch.hang > Duration::ZERO;
         let running = &mut self.places[place].running;
         running.ask_to_end()?;
-        let mut limit = self.kind.drain + ORDERLY;
+        let mut limit = self.kind.drain + self.kind.orderly;
         let mut status = None;
         if let Patience::Twice { after } = patience {
             status = running.wait(after)?;
             if status.is_none() {
                 running.ask_to_end()?;
-                limit = ORDERLY;
+                limit = self.kind.orderly;
             }
         }
         if status.is_none() {

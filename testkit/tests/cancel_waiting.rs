@@ -66,8 +66,8 @@ async fn a_writer_among_others_is_dropped(cut: &Cut, seed: u64) -> std::result::
     let (before, behind) = (random.usize(0..3), random.usize(0..3));
     let sizes: Vec<usize> = (0..before + behind).map(|_| random.usize(1..4)).collect();
     let mut others: Vec<Writing> = Vec::new();
-    for n in 0..before {
-        others.push(start(&writer, &format!("before{n}"), sizes[n]));
+    for (n, size) in sizes.iter().enumerate().take(before) {
+        others.push(start(&writer, &format!("before{n}"), *size));
         yield_now().await;
     }
     let count = random.usize(1..5);
@@ -78,8 +78,8 @@ async fn a_writer_among_others_is_dropped(cut: &Cut, seed: u64) -> std::result::
         let cut_one = cut.run(writer.write(batch("cut", count)));
         let beside = async {
             yield_now().await;
-            for n in before..before + behind {
-                others.push(start(&writer, &format!("behind{n}"), sizes[n]));
+            for (n, size) in sizes.iter().enumerate().skip(before) {
+                others.push(start(&writer, &format!("behind{n}"), *size));
                 yield_now().await;
             }
             // Room for all that may be written: it is woken as long as it waits.
@@ -167,6 +167,7 @@ async fn closing_behind_a_writer_that_waits(cut: &Cut) -> std::result::Result<()
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "a case is written where it is swept")]
 fn sweep(case: impl AsyncFn(&Cut, u64) -> std::result::Result<(), String>) -> Tally {
     let mut tally = Tally::default();
     for seed in 0..seeds() {
@@ -191,12 +192,11 @@ fn closing_behind_a_write_that_waits_may_be_dropped_at_every_poll() {
 }
 
 #[test]
-fn a_write_that_is_kept_and_no_longer_polled_holds_up_others_for_a_time_and_not_for_ever() {
+fn a_write_that_is_kept_and_no_longer_polled_holds_up_others_for_a_moment_and_not_for_ever() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     runtime.unwrap().block_on(async {
         // Given a write that waits for room and is then forgotten, as in a `select!` on `&mut` of it
-        let timeouts = Duration::from_secs(5);
-        let broker = MemoryBroker::builder().capacity(1).write_timeout(timeouts).build();
+        let broker = MemoryBroker::builder().capacity(1).write_timeout(Duration::from_secs(5)).build();
         let writer = broker.writer();
         let mut member = Member::join(&broker).await;
         writer.write(batch("filler", 1)).await.unwrap().into_result().unwrap();
@@ -208,8 +208,8 @@ fn a_write_that_is_kept_and_no_longer_polled_holds_up_others_for_a_time_and_not_
         let behind = writer.write(batch("behind", 1)).await.unwrap().into_result();
         let closed = timeout(Duration::from_secs(60), writer.close()).await.expect("it never closes");
 
-        // then they are told after their time, and that the forgotten one is not done.
-        assert_eq!(behind.unwrap_err().kind(), ErrorKind::Full);
+        // then they are written, and closing says that the forgotten one is not done.
+        behind.unwrap();
         assert_eq!(closed.unwrap_err().kind(), ErrorKind::Unknown);
         drop(forgotten);
         writer.close().await.unwrap();

@@ -156,6 +156,7 @@ pub(crate) fn balance(
         let owners: Vec<i64> = live.iter().map(|row| row.owner).collect();
         claimed = claim(connection, member, group.id, owner, &owners, share - owned)?;
     }
+    member.lock().set_leaving(&given_back, true);
     let valid_until = reliable(until, lease);
     Ok(Some(Balanced { member: Arc::clone(member), owner, valid_until, given_back, claimed }))
 }
@@ -303,6 +304,14 @@ fn read_parked(
 }
 
 impl Balanced {
+    /// It did not happen.
+    pub(crate) fn undone(&self) {
+        let mut state = self.member.lock();
+        if state.owner == self.owner {
+            state.set_leaving(&self.given_back, false);
+        }
+    }
+
     /// It is durable: memory follows. Says whether slots changed hands.
     pub(crate) fn committed(self) -> bool {
         let mut state = self.member.lock();

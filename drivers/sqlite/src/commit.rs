@@ -730,7 +730,10 @@ impl Writer<'_> {
                 }
                 Waiting::Settled { batch, reply } => drop(reply.send(batch.undone(fate))),
                 Waiting::Worked(work) => work.end(Err(fate.error())),
-                Waiting::Balanced { reply, .. } => {
+                Waiting::Balanced { balanced, reply } => {
+                    if let Some(balanced) = balanced {
+                        balanced.undone();
+                    }
                     if let Some(reply) = reply {
                         let _ = reply.send(Err(fate.error()));
                     }

@@ -49,6 +49,9 @@ fn meaning(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
                 ErrorKind::Unavailable,
                 "another program holds the file's lock: end its transaction, or close the tool that has it open",
             ),
+            ffi::SQLITE_SCHEMA => {
+                (ErrorKind::Unavailable, "tables are made all the time: it is tried again when they are")
+            }
             ffi::SQLITE_READONLY => {
                 (ErrorKind::Denied, "give this user the right to write the file, its folder and its mount")
             }

@@ -262,8 +262,7 @@ impl Hub {
                 Some(connection) => connection,
                 None => open::connect(&shared.path, Role::Reader, shared.settings.busy_timeout)?,
             };
-            let done = connection
-                .unchecked_transaction()
+            let done = open::begin_read(&connection)
                 .map_err(|e| crate::errors::sqlite("the file cannot be read", e))
                 .and_then(|transaction| work(&transaction))?;
             shared.keep_reader(connection);

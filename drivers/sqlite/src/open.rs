@@ -427,6 +427,18 @@ pub(crate) fn connect(path: &Path, role: Role, busy_timeout: Duration) -> Result
     Ok(connection)
 }
 
+/// Begins to read: from here on nothing changes for this connection, nor does the schema. A statement is prepared anew
+/// when that has changed, and gives up in the end where others make one table after the other.
+///
+/// # Errors
+/// As SQLite has them.
+pub(crate) fn begin_read(connection: &Connection) -> rusqlite::Result<Transaction<'_>> {
+    let transaction = connection.unchecked_transaction()?;
+    // A transaction that is begun has not looked yet. This looks, and needs no schema itself.
+    transaction.prepare_cached("PRAGMA schema_version")?.query_row([], |_| Ok(()))?;
+    Ok(transaction)
+}
+
 fn plain(path: &Path, busy_timeout: Duration) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|e| failed(path, e))?;
@@ -952,6 +964,22 @@ mod tests {
             let refused = schema::set_fact(&connection, "x", "y").is_err();
             assert_eq!(refused, role == Role::Reader, "{role:?}");
         }
+    }
+
+    #[test]
+    fn who_has_begun_to_read_sees_no_table_that_others_make() {
+        let folder = folder();
+        let path = prepare(&folder.path().join("app.db"), Create::Missing, SECOND).unwrap();
+        let [reader, writer] = [Role::Reader, Role::Writer].map(|role| connect(&path, role, SECOND).unwrap());
+
+        let reading = begin_read(&reader).unwrap();
+        writer.execute_batch("CREATE TABLE later(a)").unwrap();
+
+        let there = |connection: &Connection| -> bool {
+            let sql = "SELECT EXISTS(SELECT 1 FROM sqlite_schema WHERE name = 'later')";
+            connection.query_row(sql, [], |row| row.get(0)).unwrap()
+        };
+        assert!(!there(&reading) && there(&writer));
     }
 
     #[test]

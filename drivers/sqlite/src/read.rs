@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::hub::{Request, Shared};
 use crate::member::{Member, Phase, Single, Wanted};
+use crate::open::begin_read;
 use crate::row::{self, Damage, Slab, Table, slot_of};
 use crate::{balance, errors, schema, topics};
 
@@ -92,12 +93,7 @@ pub(crate) fn run(shared: &Arc<Shared>, connection: Connection) {
         members_due |= look;
         let mut broken = false;
         if look {
-            for Watched { member, .. } in &watched {
-                match topics::last(open, member.topic.id) {
-                    Ok(last) => drop(member.topic.last.fetch_max(last, Ordering::AcqRel)),
-                    Err(error) => broken |= fail(member, error),
-                }
-            }
+            broken |= look_at_topics(open, &watched);
         }
         if members_due && members_looked.is_none_or(|at| at.elapsed() >= MEMBERS_EVERY) {
             (members_due, members_looked) = (false, Some(Instant::now()));
@@ -136,6 +132,25 @@ pub(crate) fn run(shared: &Arc<Shared>, connection: Connection) {
             connection = None;
         }
     }
+}
+
+/// What others have published. Says whether the connection is to be opened anew.
+fn look_at_topics(connection: &Connection, watched: &[Watched]) -> bool {
+    let reading = match begin_read(connection) {
+        Ok(reading) => reading,
+        Err(error) => {
+            tracing::debug!(%error, "the topics cannot be looked at");
+            return errors::breaks_connection(&error);
+        }
+    };
+    let mut broken = false;
+    for Watched { member, .. } in watched {
+        match topics::last(&reading, member.topic.id) {
+            Ok(last) => drop(member.topic.last.fetch_max(last, Ordering::AcqRel)),
+            Err(error) => broken |= fail(member, error),
+        }
+    }
+    broken
 }
 
 /// Members and slots: who came, who went, what is free.
@@ -206,7 +221,7 @@ fn fill(
     // An error may have left some.
     scratch.arrived.clear();
     let failed = |e| errors::sqlite("the topic cannot be read", e);
-    let transaction = connection.unchecked_transaction().map_err(failed)?;
+    let transaction = begin_read(connection).map_err(failed)?;
     let mut singles: Vec<(&Single, Option<Message>)> = Vec::with_capacity(wanted.single.len());
     let mut bytes = 0;
     for single in &wanted.single {

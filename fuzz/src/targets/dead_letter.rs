@@ -79,7 +79,7 @@ async fn first(broker: &MemoryBroker, topic: &str) -> Message {
     let mut opened = broker.reader().open(OpenRequest::new(topic).group("g")).await.expect("opened");
     let mut deliveries = Vec::new();
     opened.source.read(&mut deliveries, ReadLimits::new(1, usize::MAX)).await.expect("read");
-    deliveries.remove(0).message
+    Message::clone(&deliveries.remove(0).message)
 }
 
 fn seeds() -> Vec<Vec<u8>> {

@@ -69,7 +69,7 @@ async fn arrives(broker: &MemoryBroker, sent: Message) {
     opened.source.read(&mut deliveries, ReadLimits::new(10, usize::MAX)).await.expect("read");
     assert_eq!(deliveries.len(), 1);
     let delivery = deliveries.remove(0);
-    let mut came = delivery.message.clone();
+    let mut came = Message::clone(&delivery.message);
     // What it lacked, it was given.
     if sent.id.is_empty() {
         assert!(!came.id.is_empty());

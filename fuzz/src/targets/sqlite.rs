@@ -69,7 +69,7 @@ pub(super) async fn take_all(store: &SqliteStore, request: OpenRequest) -> Resul
     {
         let ended = !matches!(read, Ok(millstream::core::Read::Deliveries));
         let (messages, acks): (Vec<_>, Vec<_>) =
-            deliveries.drain(..).map(|d| (d.message, Settlement::ack(d.token))).unzip();
+            deliveries.drain(..).map(|d| (Message::clone(&d.message), Settlement::ack(d.token))).unzip();
         taken.extend(messages);
         let _ = promptly(opened.settler.settle(acks)).await;
         if ended {

@@ -42,6 +42,7 @@ macro_rules! ensure {
 pub(crate) use ensure;
 
 /// Runs a case with every cut and seed, each sweep on a runtime of its own.
+#[allow(clippy::needless_pass_by_value, reason = "a case is written where it is swept")]
 pub(crate) fn sweep(name: &str, case: impl AsyncFn(&Cut, u64) -> Checked) -> Tally {
     let seeds = std::env::var("CANCEL_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
     let mut tally = Tally::default();

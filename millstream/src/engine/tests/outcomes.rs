@@ -96,6 +96,38 @@ async fn effects_commit_with_the_acknowledgement_and_a_failing_one_counts_as_an_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_effect_whose_transaction_was_lost_still_comes_before_those_behind_it() {
+    // Given two messages of a key, and a first transaction that comes to nothing without a word.
+    let broker = SimBroker::builder().shape(Shape::WholeLog).build();
+    broker.control().inject(Operation::Settle, Trigger::next(1), Injury::Unknown);
+    let handler = Seeing(|context: &mut Context| {
+        context.held().effect(Effect::new(SimEffect::new(context.message().id.to_string())))?;
+        Ok(())
+    });
+    publish(&broker.connection(), numbered(3, 1)).await;
+    let running = run_handler(&broker.connection(), quick(), handler).await;
+    // When all are handled, then their effects are in order.
+    until(|| broker.control().effects().len() == 3).await;
+    assert!(running.shutdown().await.is_clean());
+    assert_eq!(broker.control().effects(), ["0", "1", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_fails_while_everything_closes_is_given_back() {
+    let broker = SimBroker::builder().shape(Shape::standard_queue()).build();
+    let batch = Some(Batching::new(10, Duration::from_millis(10)));
+    let running = run(&broker.connection(), Policy { batch, ..quick() }, |_, _| async {
+        sleep(Duration::from_secs(1)).await;
+        Err(Failure::retry("not yet"))
+    })
+    .await;
+    publish(&broker.connection(), numbered(5, 5)).await;
+    sleep(Duration::from_millis(500)).await;
+    assert!(running.shutdown().await.is_clean());
+    assert_eq!(broker.control().in_flight("t", ""), 0, "nobody has to wait for their leases");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_costs_nobody_else_and_ends_as_a_dead_letter_when_it_repeats() {
     let connection = memory();
     let log = Log::default();

@@ -1,6 +1,6 @@
 //! The simulated broker as a log with partitions: rebalances, contiguous commit, the park topic, crash loops.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use millstream_core::{ErrorKind, Message};
 use millstream_testkit::sim::{Injury, Operation, Shape, SimBroker, Trigger};
 use tokio::time::{Instant, sleep};
 
-use super::{Log, numbered, publish, run, until};
+use super::{Log, Running, numbered, publish, run, until};
 use crate::policy::{MaxGap, Policy};
 use crate::{Failure, Retry};
 
@@ -175,6 +175,47 @@ async fn a_park_that_holds_more_than_its_share_of_the_window_is_handled_to_its_e
     until(|| log.len() == 200).await;
     log.assert_ordered();
     assert!(running.shutdown().await.is_clean());
+}
+
+/// A handler whose first run takes a second and fails; when each of its runs began.
+async fn fails_once(broker: &SimBroker, wait: Duration) -> (Running, Arc<Mutex<Vec<Duration>>>) {
+    let (begun, runs) = (Instant::now(), Arc::<Mutex<Vec<Duration>>>::default());
+    let r = Arc::clone(&runs);
+    let policy = Policy { retry: Retry::fixed(wait).attempts(5), ..Policy::default() };
+    let running = run(&broker.connection(), policy, move |_, _| {
+        let mut runs = r.lock().unwrap();
+        runs.push(begun.elapsed());
+        let first = runs.len() == 1;
+        async move {
+            sleep(Duration::from_secs(1)).await;
+            if first { Err(Failure::retry("not yet")) } else { Ok(()) }
+        }
+    })
+    .await;
+    publish(&broker.connection(), numbered(1, 1)).await;
+    sleep(Duration::from_millis(500)).await;
+    (running, runs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_after_its_partition_was_lost_is_not_tried_again_beside_its_redelivery() {
+    let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 1 }).build();
+    let (running, runs) = fails_once(&broker, Duration::from_millis(100)).await;
+    broker.control().lose("t", "g", None);
+    until(|| committed(&broker) == 1).await;
+    assert!(running.shutdown().await.is_clean());
+    assert_eq!(runs.lock().unwrap().len(), 2, "the run that failed and the redelivery's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_while_its_partition_is_asked_back_is_given_back_at_once() {
+    let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 1 }).build();
+    let (running, runs) = fails_once(&broker, Duration::from_secs(30)).await;
+    broker.control().rebalance("t", "g");
+    until(|| committed(&broker) == 1).await;
+    assert!(running.shutdown().await.is_clean());
+    let runs = runs.lock().unwrap();
+    assert!(runs.len() == 2 && runs[1] < Duration::from_secs(2), "nobody waits for a retry: {runs:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use millstream_core::{Effects, Error, ErrorKind, Message};
 use tokio::time::Instant;
 
 use super::lanes::{Index, LaneId, NONE};
+use super::partitions::Keeps;
 use super::{DedupStep, Done, ERROR_LIMIT, Load, ParkMode, Report, Stage, Then, Window};
 use crate::context::Item;
 use crate::policy::{DeadLetterTarget, Next, Ordering};
@@ -120,6 +121,12 @@ impl Window {
         tracing::warn!(topic = %self.rules.topic, messages = rest.len() + 1, error = %failure,
             "a batch failed: its messages run one by one");
         self.outage.inconclusive();
+        if self.closing || self.keeps(index) != Keeps::All {
+            for index in std::iter::once(index).chain(rest) {
+                self.give_back(index, now);
+            }
+            return;
+        }
         for index in std::iter::once(index).chain(rest) {
             let lane = self.entries[index as usize].lane;
             let entry = &mut self.entries[index as usize];
@@ -195,7 +202,10 @@ impl Window {
         };
         let kind = failure.kind();
         self.reports.push(Report { message, attempt, failure, next });
-        if self.closing && matches!(next, Next::Retry(_) | Next::Park(_) | Next::WaitForOutage) {
+        let again = matches!(next, Next::Retry(_) | Next::Park(_) | Next::WaitForOutage);
+        let keeps = self.keeps(index);
+        // Whoever has its partition next runs it for himself: nothing is made of it here any more.
+        if keeps == Keeps::Nothing || (again && (self.closing || keeps == Keeps::WhatRuns)) {
             self.give_back(index, now);
             return;
         }

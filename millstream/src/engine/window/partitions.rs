@@ -48,6 +48,17 @@ impl Partition {
     }
 }
 
+/// What may become of a message under its assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeps {
+    /// It is ours.
+    All,
+    /// It is asked back: what runs may end, and nothing is begun.
+    WhatRuns,
+    /// It is somebody else's.
+    Nothing,
+}
+
 /// Partitions to be read no further, and those to be read again.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
@@ -118,6 +129,18 @@ impl Window {
                 }
             }
             // What is queued for the settlers would be refused; it is counted by their answer.
+        }
+    }
+
+    /// What an entry's assignment still allows.
+    pub(super) fn keeps(&self, index: Index) -> Keeps {
+        let Some(entry) = self.entries.get(index as usize).filter(|_| self.rules.partitions) else {
+            return Keeps::All;
+        };
+        match self.partitions.get(&(entry.input, entry.partition)) {
+            Some(partition) if partition.epoch == entry.id.epoch && !partition.revoking => Keeps::All,
+            Some(partition) if partition.epoch == entry.id.epoch => Keeps::WhatRuns,
+            _ => Keeps::Nothing,
         }
     }
 
