@@ -8,8 +8,9 @@ use rustix::time::{ClockId, clock_gettime};
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Bytes that an input of no bytes may take: a length that a decoder was told, and believed, is above it.
-pub const BASE: usize = 1 << 20;
+/// Bytes that an input of no bytes may take. A length that a decoder was told, and believed, is above it; Serde believes
+/// the first MiB of a list, and the events of these targets have lists in lists. The rest is what a program needs anyway.
+pub const BASE: usize = (2 << 20) + (64 << 10);
 
 /// How long an input may keep the processor busy. Work is counted, not time: other programs do not make it slow.
 pub const WORK: Duration = Duration::from_secs(1);

@@ -121,7 +121,7 @@ impl Aim {
             Fault::WriteAnswerLost => broker(self.inject(Operation::Write, self.few(), Injury::AnswerLost)),
             Fault::WriteFails => broker(self.inject(Operation::Write, self.few(), unavailable)),
             Fault::TornBatch => {
-                let torn = if world.draw(|random| random.bool()) { unavailable } else { Injury::Unknown };
+                let torn = if world.draw(fastrand::Rng::bool) { unavailable } else { Injury::Unknown };
                 broker(self.inject(Operation::Write, Trigger::every(2), torn))
             }
             Fault::SettleLost => broker(self.inject(Operation::Settle, self.few(), Injury::Unknown)),

@@ -177,7 +177,7 @@ fn letters(world: &World, found: &mut Findings) {
             format!("{stored} dead letters are stored, {confirmed} were confirmed, {doubt} are in doubt");
         found.add(Check::Letters, what);
     }
-    for (case, _) in &book.letters {
+    for case in book.letters.keys() {
         let fate = book.fates.get(case).cloned().unwrap_or_default();
         let kind = Kind::of(&world.plan, case.0, &case.1);
         let limit = world.plan.subs.iter().find(|s| s.group == case.0).map_or(0, |s| s.retry.max_attempts());

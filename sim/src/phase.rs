@@ -149,6 +149,12 @@ impl Matrix {
         self.cells.get(&fault).map_or(0, |row| row[phase as usize])
     }
 
+    /// How often anything struck, in any phase.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.cells.values().flatten().sum()
+    }
+
     /// The cells in which nothing struck.
     #[must_use]
     pub fn zero(&self) -> Vec<(Fault, Phase)> {

@@ -89,6 +89,8 @@ pub struct Plan {
     pub(crate) waves: Vec<Wave>,
     /// The longest an operation takes while all is well, in microseconds.
     pub(crate) latency: u64,
+    /// The longest it may take until everything is handled, once all is well.
+    pub(crate) patience: Duration,
     pub(crate) defect: Option<Defect>,
 }
 
@@ -145,6 +147,8 @@ impl Plan {
             }
         }
         let faults: Vec<Fault> = waves.iter().flat_map(|wave| wave.faults.iter().map(|(f, _)| *f)).collect();
+        let aims = |phase: Phase| waves.iter().any(|wave| wave.faults.iter().any(|(_, aimed)| *aimed == phase));
+        let (parking, burying) = (aims(Phase::Parking), aims(Phase::DeadLettering));
         let killer = stormy && random.u8(..) < 20;
         let mut subs = vec![orders(shape, &mut random)];
         if !matches!(shape, Shape::LeaseQueue { .. }) && random.bool() {
@@ -155,6 +159,10 @@ impl Plan {
             subs[0].dedup = Dedup::Store;
         }
         for sub in &mut subs {
+            if parking {
+                let (first, longest) = (Duration::from_secs(4), Duration::from_secs(120));
+                (sub.retry, sub.park_after) = (Retry::exponential(first, longest).attempts(12), first / 2);
+            }
             // What kills the process that runs it takes its neighbours along: none of them may vanish.
             sub.discards &= !killer && !stormy;
         }
@@ -167,8 +175,8 @@ impl Plan {
             keys: random.u64(3..40),
             subs,
             mix: Mix {
-                flaky: random.u64(20..120),
-                poison: random.u64(2..20),
+                flaky: random.u64(if parking { 80..200 } else { 20..120 }),
+                poison: random.u64(if burying { 20..60 } else { 2..20 }),
                 discard: random.u64(0..10),
                 slow: random.u64(0..10),
                 killer,
@@ -176,7 +184,8 @@ impl Plan {
                 unkeyed: random.u64(0..200),
             },
             waves,
-            latency: [0, 500, 3_000, 20_000][random.usize(..4)],
+            latency: [0, 500, 3_000, 20_000][random.usize(usize::from(stormy)..4)],
+            patience: Duration::from_secs(6 * 3_600),
             defect: None,
         }
     }
@@ -185,8 +194,16 @@ impl Plan {
     #[must_use]
     pub fn planted(mut self, defect: Defect) -> Self {
         self.defect = Some(defect);
+        // A bug shows soon, or not at all.
+        self.waves.truncate(2);
+        self.waves.iter_mut().for_each(|wave| wave.messages /= 2);
         defect.prepare(&mut self);
         self
+    }
+
+    /// Breaks this while handlers run, before anything else of a wave.
+    pub(crate) fn breaks_first(&mut self, fault: Fault) {
+        self.waves.iter_mut().for_each(|wave| wave.faults.insert(0, (fault, Phase::Running)));
     }
 
     /// Lets a second group read the same topic, deduplicating like the first.

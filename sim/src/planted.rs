@@ -16,6 +16,7 @@ use millstream_core::{
 use millstream_testkit::sim::{MemberId, Shape, SimLeases, SimReader, SimSettler, SimSource, SimWriter};
 use tokio::time::sleep;
 
+use crate::fault::Fault;
 use crate::judge::Check;
 use crate::plan::{Dedup, Plan, Weather};
 
@@ -162,7 +163,13 @@ impl Defect {
             Self::StoreNeverReleases => plan.mix.poison = 20,
             Self::StoreMixesGroups => plan.read_by_two_groups(),
             Self::WriterDropsLetters | Self::SettlerBuriesNothing => plan.mix.poison = 20,
-            Self::SourceCountsNothing | Self::SourceForgetsMarks => plan.mix.killer = true,
+            Self::SourceCountsNothing | Self::SourceForgetsMarks => {
+                (plan.mix.killer, plan.patience) = (true, Duration::from_secs(1_800));
+            }
+            Self::WriterHidesFailures => plan.breaks_first(Fault::WriteFails),
+            Self::WriterTrustsSilence => plan.breaks_first(Fault::WriteLost),
+            Self::SettlerTrustsSilence => plan.breaks_first(Fault::SettleLost),
+            Self::SettlerCommitsTooFar => plan.breaks_first(Fault::Crash),
             Self::SettlerAcksReleases | Self::SourceHidesRevocations => {
                 (plan.processes, plan.mix.slow) = (3, 30);
             }

@@ -81,12 +81,9 @@ async fn send(world: &World, publisher: &Publisher, batch: Vec<Message>) {
 
 async fn confirmed(world: &World, publisher: &Publisher, mut batch: Vec<Message>) {
     while !batch.is_empty() {
-        match publisher.publish_messages(batch.clone()).await {
-            Ok(report) => {
-                let mut outcomes = report.into_outcomes().into_iter();
-                batch.retain(|_| !matches!(outcomes.next(), Some(WriteOutcome::Written(_))));
-            }
-            Err(_) => {}
+        if let Ok(report) = publisher.publish_messages(batch.clone()).await {
+            let mut outcomes = report.into_outcomes().into_iter();
+            batch.retain(|_| !matches!(outcomes.next(), Some(WriteOutcome::Written(_))));
         }
         if !batch.is_empty() {
             sleep(Duration::from_millis(world.draw(|random| random.u64(10..1_000)))).await;

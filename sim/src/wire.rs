@@ -445,7 +445,7 @@ impl Settler for WireSettler {
                     settlement: Box::new(settlement),
                 })
                 .collect(),
-            Passage::Silent if wire.world.draw(|random| random.bool()) => {
+            Passage::Silent if wire.world.draw(fastrand::Rng::bool) => {
                 // It arrives; its answer comes once the link is healed, or never.
                 let outcomes = self.inner.settle(batch).await;
                 let heard = wire.link.healed_in_time().await;
@@ -581,7 +581,7 @@ impl Writer for WireWriter {
         let report = match wire.link.passage().await {
             Passage::Free => self.inner.write(batch).await,
             Passage::Refused => Err(wire.unreachable(&topic)),
-            Passage::Silent if wire.world.draw(|random| random.bool()) => {
+            Passage::Silent if wire.world.draw(fastrand::Rng::bool) => {
                 let report = self.inner.write(batch).await;
                 if wire.link.healed_in_time().await { report } else { Ok(WriteReport::each(unknown())) }
             }

@@ -27,7 +27,7 @@ const SHAPES: [Shape; 4] = [
 #[test]
 fn in_a_few_worlds_of_faults_every_check_holds_and_each_world_repeats() {
     let first = variable("MILLSTREAM_SIM_SEED").unwrap_or(0);
-    let totals = Runs::seeds(first, variable("MILLSTREAM_SIM_SEEDS").unwrap_or(12)).twice(2).run();
+    let totals = Runs::seeds(first, variable("MILLSTREAM_SIM_SEEDS").unwrap_or(8)).twice(1).run();
     println!("{totals}");
     assert!(totals.is_ok(), "{totals}");
     assert_eq!(totals.twice.0, totals.twice.1);
@@ -47,7 +47,7 @@ fn in_a_storm_of_each_broker_something_is_broken_and_nothing_is_lost() {
     for shape in SHAPES {
         let outcome = run(Plan::with(2, shape, Weather::Stormy), Keep::Hash);
         assert!(outcome.violations.is_empty(), "{shape:?}: {:#?}", outcome.violations);
-        assert!(outcome.faults > 10 && outcome.acked > 500, "{outcome:?}");
+        assert!(outcome.faults > 10 && outcome.matrix.hits() > 5 && outcome.acked > 500, "{outcome:?}");
     }
 }
 

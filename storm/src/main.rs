@@ -55,6 +55,12 @@ enum Command {
     /// One that is measured; started by `run`.
     #[command(hide = true)]
     Bulk(bulk::Options),
+    /// One whose disk is recorded; started by `run`.
+    #[command(hide = true)]
+    Recorded(profiles::power::Options),
+    /// One whose disk fails; started by `run`.
+    #[command(hide = true)]
+    Scripted(profiles::ioerror::Options),
 }
 
 #[derive(Args)]
@@ -84,6 +90,8 @@ fn main() -> ExitCode {
         Command::Run(run) => storm(&run),
         Command::Worker(options) => in_runtime(worker::run(options)).map(|()| true),
         Command::Bulk(options) => in_runtime(bulk::run(options)).map(|()| true),
+        Command::Recorded(options) => in_runtime(profiles::power::run_recorded(options)).map(|()| true),
+        Command::Scripted(options) => in_runtime(profiles::ioerror::run_scripted(options)).map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

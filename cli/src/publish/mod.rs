@@ -409,7 +409,7 @@ mod tests {
         let mut into = Vec::new();
         let limits = ReadLimits::new(usize::MAX, usize::MAX);
         while !matches!(source.read(&mut into, limits).await.unwrap(), millstream::core::Read::End) {}
-        into.into_iter().map(|delivery| std::sync::Arc::unwrap_or_clone(delivery.message)).collect()
+        into.into_iter().map(|delivery| Arc::unwrap_or_clone(delivery.message)).collect()
     }
 
     fn documents(count: usize) -> String {

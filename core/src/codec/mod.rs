@@ -201,6 +201,15 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_many_digits_comes_back_from_json_as_it_was() {
+        for number in [8.888888e35, 0.1 + 0.2, 1.0 / 3.0, f64::MAX, f64::MIN_POSITIVE] {
+            let mut text = BytesMut::new();
+            Builtin::Json.encode(&number, &mut text).unwrap();
+            assert_eq!(Builtin::Json.decode::<f64>(&text).unwrap(), number);
+        }
+    }
+
+    #[test]
     fn an_unknown_content_type_names_those_there_are() {
         let error = Codecs::built_in().for_content_type("text/x-unknown").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Decode);

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use crate::errors;
 use crate::hub::Shared;
-use crate::open;
+use crate::open::{self, Role};
 
 /// How often at most, and how often at least if anything was committed.
 const EVERY: Duration = Duration::from_millis(100);
@@ -28,7 +29,7 @@ const TOO_LARGE: u64 = 64 << 20;
 /// How long cutting it back may wait for readers.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-pub(crate) fn run(shared: &Shared, connection: &Connection) {
+pub(crate) fn run(shared: &Shared, mut connection: Connection) {
     let mut failed = false;
     let mut cut = Instant::now();
     loop {
@@ -39,7 +40,7 @@ pub(crate) fn run(shared: &Shared, connection: &Connection) {
         if !rung.rung {
             continue;
         }
-        match move_most(connection) {
+        match move_most(&connection) {
             Ok(large) => {
                 shared.log_is_large.store(large, Ordering::Release);
                 if failed {
@@ -53,12 +54,18 @@ pub(crate) fn run(shared: &Shared, connection: &Connection) {
                         "a checkpoint failed: nothing is lost, and the write-ahead log grows; look at the disk");
                 }
                 failed = true;
+                if errors::breaks_connection(&error)
+                    && let Ok(new) =
+                        open::connect(&shared.path, Role::Checkpointer, shared.settings.busy_timeout)
+                {
+                    connection = new;
+                }
             }
         }
         if open::wal_size(&shared.path) > TOO_LARGE && cut.elapsed() > IDLE {
             cut = Instant::now();
             let _ = connection.busy_timeout(PATIENCE);
-            if let Err(error) = checkpoint(connection, "TRUNCATE") {
+            if let Err(error) = checkpoint(&connection, "TRUNCATE") {
                 tracing::debug!(path = %shared.path.display(), %error, "the write-ahead log is in use");
             }
         }

@@ -22,11 +22,13 @@ pub(crate) fn is_of_the_disk(error: &rusqlite::Error) -> bool {
     ))
 }
 
-/// Whether the connection is not to be used any more: what it holds in memory may not be what is on disk.
+/// Whether the connection is not to be used any more: what it holds in memory may not be what is on disk, or SQLite
+/// could open one of its files just to read it, in a bad moment, and never tries again.
 pub(crate) fn breaks_connection(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(e, _) if matches!(
         e.extended_code & 0xff,
         ffi::SQLITE_IOERR | ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB | ffi::SQLITE_PROTOCOL | ffi::SQLITE_CANTOPEN
+            | ffi::SQLITE_READONLY
     ))
 }
 

@@ -183,6 +183,7 @@ impl Hub {
         retention::begin();
         let writer = open::connect(path, Role::Writer, settings.busy_timeout)?;
         open::new_boot(&writer)?;
+        open::sync_names(path)?;
         let reader = open::connect(path, Role::Reader, settings.busy_timeout)?;
         let checkpointer = open::connect(path, Role::Checkpointer, settings.busy_timeout)?;
         let shared = Arc::new(Shared {
@@ -216,7 +217,7 @@ impl Hub {
         // Linux keeps 15 bytes of a name.
         at("ms-sqlite-write", Box::new(move || commit::run(one, writer, identity, &wake)))?;
         at("ms-sqlite-read", Box::new(move || read::run(&two, reader)))?;
-        at("ms-sqlite-check", Box::new(move || checkpoint::run(&three, &checkpointer)))?;
+        at("ms-sqlite-check", Box::new(move || checkpoint::run(&three, checkpointer)))?;
         Ok(hub)
     }
 

@@ -281,6 +281,16 @@ fn make(path: &Path, busy_timeout: Duration) -> Result<()> {
     connection.close().map_err(|(_, e)| failed(e))?;
     give_name(&new.path, path)?;
     drop(new);
+    sync_names(path)
+}
+
+/// Makes the names of the file and of those beside it durable. SQLite syncs the folder when it has made a write-ahead
+/// log, and swallows the error if that fails: then the log, with all that is committed to it, could be gone after a
+/// power cut.
+///
+/// # Errors
+/// As the system has them.
+pub(crate) fn sync_names(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     std::fs::File::open(folder)
         .and_then(|folder| folder.sync_all())

@@ -48,7 +48,7 @@ impl OnAFile {
 
 /// A file in memory, where there is such a place: what is dropped does not depend on the disk.
 fn file() -> File {
-    match tempfile::tempdir_in("/dev/shm") {
+    match tempfile::Builder::new().prefix("millstream-cancel-").tempdir_in("/dev/shm") {
         Ok(folder) => File { folder },
         Err(_) => File::new(),
     }
@@ -87,6 +87,7 @@ fn the_deduplication_store_may_be_dropped_at_every_poll() {
 }
 
 /// Opens a file in one of its ways, dropped at every poll, and uses it afterwards.
+#[allow(clippy::future_not_send, reason = "it is run on the thread that makes it")]
 async fn opened_at_every_poll<T>(open: impl AsyncFn(&File) -> Result<T>) -> Tally {
     let tally = at_every_poll(async |cut| {
         let file = file();

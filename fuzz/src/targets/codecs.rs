@@ -143,7 +143,7 @@ where
     let decoded: Result<E> = message.decode_with(&direct);
     // Through `erased_serde` an error is wrapped anew at each level of nesting, and cbor4ii quotes what it wraps: its
     // text doubles with each. Not deeper, then.
-    let deep = data.iter().filter(|byte| (0x80..=0xbf).contains(*byte)).count() > 12;
+    let deep = data.iter().filter(|byte| (0x80..=0xbf).contains(*byte)).count() > 4;
     if deep && codec.reads("application/cbor") {
         return;
     }

@@ -44,7 +44,7 @@ async fn comes_back(parked: Message) {
     assert!(report.is_clean(), "{report:?}");
     let seen = seen.lock().expect("nobody panicked");
     assert!(seen.iter().any(|message| message.id == "another"), "a parked message holds up another key");
-    let for_another = parked.headers.get(names::REDRIVE_GROUP).is_some_and(|group| group != "g");
+    let for_another = parked.headers.get_str(names::REDRIVE_GROUP).is_some_and(|group| group != "g");
     let waits =
         parked.headers.get_str(names::PARK_DUE).is_some_and(|due| humantime::parse_rfc3339(due).is_ok());
     let back: Vec<_> = seen.iter().filter(|message| message.id != "another").collect();
@@ -75,6 +75,7 @@ fn seeds() -> Vec<Vec<u8>> {
         .into_iter()
         .map(parked("2026-11-24T12:00:00.123Z", "3"))
         .chain(hostile().into_iter().take(1).map(parked("9999-12-31T23:59:59Z", "4294967295")))
+        .chain(hostile().into_iter().take(1).map(parked("2026-11-24T12:00:00Z", "4294967295")))
         .chain(hostile())
         .map(|message| Seed::new().message(&message).done())
         .collect()

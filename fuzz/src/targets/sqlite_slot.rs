@@ -134,6 +134,7 @@ fn seeds() -> Vec<Vec<u8>> {
     vec![
         Vec::new(),
         slot(of(0), 8, 0, &[(1, 1)]).done(),
+        slot(of(0), 8, 0, &[(1, u32::MAX)]).done(),
         slot(of(1), 8, 0, &[(7, 1), (2, 3), (7, 2)]).done(),
         slot(of(2), u64::MAX >> 1, 0, &[(1, 1), (u64::MAX, u32::MAX)]).done(),
         park(slot(of(0), 8, 1, &[]), 1, 0).done(),

@@ -81,7 +81,7 @@ async fn ends_in_one_place(message: Message) {
         as_it_was(whole, &message);
         assert_eq!(whole.decode::<Numbered>().expect("it was decoded once").n, *n);
     }
-    let for_another = message.headers.get(names::REDRIVE_GROUP).is_some_and(|group| group != "g");
+    let for_another = message.headers.get_str(names::REDRIVE_GROUP).is_some_and(|group| group != "g");
     assert_eq!(counts.skipped, u64::from(for_another));
 }
 

@@ -395,11 +395,7 @@ async fn browse(store: &SqliteStore, topic: &str) -> millstream::Result<Vec<Plac
 }
 
 /// Reads on for a group and settles what it gets, until it has as much as it is owed or nothing more comes.
-async fn read_on(
-    store: &SqliteStore,
-    topic: &str,
-    silence: Duration,
-) -> millstream::Result<Vec<Placed>> {
+async fn read_on(store: &SqliteStore, topic: &str, silence: Duration) -> millstream::Result<Vec<Placed>> {
     let request = OpenRequest::new(topic.to_owned()).group(GROUP);
     let Opened { mut source, mut settler, .. } = store.reader().open(request).await?;
     let mut all = Vec::new();

@@ -28,6 +28,6 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
         }
         Ok(())
     })?;
-    row.at_most("redelivered_after_kill_ms_all", millis(KIND.lease) + 1_000);
+    row.at_most("redelivered_after_kill_ms_all", millis(KIND.lease) + 1_000 + scale.slack());
     Ok(row)
 }

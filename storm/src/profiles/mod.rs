@@ -6,9 +6,11 @@ mod flip;
 mod four;
 mod fsync;
 mod full;
+pub(crate) mod ioerror;
 mod kill;
 mod memory;
 mod mixed;
+pub(crate) mod power;
 mod replaced;
 mod sigterm;
 mod soak;
@@ -39,6 +41,11 @@ impl Scale {
             Self::Full => "full",
             Self::Ci => "ci",
         }
+    }
+
+    /// How much longer than promised something may take, in ms: a machine of CI is busy with other things, and no measure.
+    fn slack(self) -> u64 {
+        self.of(0, 10_000)
     }
 
     /// The figure of this scale.
@@ -77,6 +84,10 @@ pub(crate) enum Profile {
     Flip,
     #[value(name = "sqlite-replaced")]
     Replaced,
+    #[value(name = "sqlite-ioerror")]
+    IoError,
+    #[value(name = "sqlite-power")]
+    Power,
     #[value(name = "sqlite-memory")]
     SqliteMemory,
     #[value(name = "memory-memory")]
@@ -106,6 +117,8 @@ impl Profile {
             Self::Mixed => "sqlite-mixed",
             Self::Flip => "sqlite-flip",
             Self::Replaced => "sqlite-replaced",
+            Self::IoError => "sqlite-ioerror",
+            Self::Power => "sqlite-power",
             Self::SqliteMemory => "sqlite-memory",
             Self::MemoryMemory => "memory-memory",
             Self::SqliteSoak => "sqlite-soak",
@@ -127,6 +140,8 @@ impl Profile {
             Self::Mixed => "all of that at once, on four processes",
             Self::Flip => "bits flip in the file, it is cut off, pages are zeroed or swapped",
             Self::Replaced => "the file is deleted or replaced while it is open",
+            Self::IoError => "the disk fails at each operation of a script in turn",
+            Self::Power => "the power is cut: what may be left of the disk is opened",
             Self::SqliteMemory | Self::MemoryMemory => {
                 "much is published in little memory while handlers stall"
             }
@@ -148,6 +163,8 @@ impl Profile {
             Self::Mixed => mixed::run(scale, seed),
             Self::Flip => flip::run(scale, seed),
             Self::Replaced => replaced::run(scale, seed),
+            Self::IoError => ioerror::run(scale, seed),
+            Self::Power => power::run(scale, seed),
             Self::SqliteMemory => memory::sqlite(scale),
             Self::MemoryMemory => memory::memory(scale),
             Self::SqliteSoak => soak::sqlite(scale),

@@ -29,8 +29,7 @@ struct Longest {
 }
 
 pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
-    // A second is a promise that a machine can keep which is not busy with other things, as one of CI is.
-    let kind = Kind { orderly: scale.of(Duration::from_secs(1), Duration::from_secs(10)), ..KIND };
+    let kind = Kind { orderly: Duration::from_millis(1_000 + scale.slack()), ..KIND };
     let mut longest = Longest::default();
     // First without anything that hangs: then nothing at all may come twice.
     let mut row = workers("sigterm", kind, seed, |arena| {

@@ -24,6 +24,6 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
         }
         Ok(())
     })?;
-    row.at_most("redelivered_after_stop_ms_all", millis(LEASE) + 1_000);
+    row.at_most("redelivered_after_stop_ms_all", millis(LEASE) + 1_000 + scale.slack());
     Ok(row)
 }

@@ -1,6 +1,6 @@
 //! What the engine's tests lean on: each shape behaves as its model does.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use millstream_core::{
     Assignment, Delivery, Effect, End, ErrorKind, Leases, Message, OpenRequest, Opened, Order, Park,
@@ -159,7 +159,7 @@ async fn emitted_messages_and_effects_commit_with_the_acknowledgement_or_not_at_
 #[tokio::test(start_paused = true)]
 async fn a_delayed_message_comes_when_it_is_due() {
     let broker = SimBroker::new(Shape::WholeLog);
-    let at = std::time::SystemTime::now() + 30 * SECOND;
+    let at = SystemTime::now() + 30 * SECOND;
     let message = Message::new("t", "x").with_deliver_at(at);
     assert!(broker.writer().write(vec![message]).await.unwrap().is_all_written());
     let mut open = join(&broker).await;

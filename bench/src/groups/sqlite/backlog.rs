@@ -48,8 +48,9 @@ pub(super) async fn run(scale: Scale) -> Result<Vec<Row>> {
         flat.push(rates.collect::<Vec<_>>());
     }
     let middle = flat.swap_remove(flat.len() / 2);
-    let (fastest, slowest) =
-        middle.iter().fold((0.0f64, f64::INFINITY), |(most, least), rate| (most.max(*rate), least.min(*rate)));
+    let (fastest, slowest) = middle
+        .iter()
+        .fold((0.0f64, f64::INFINITY), |(most, least), rate| (most.max(*rate), least.min(*rate)));
     let mut opened = Vec::new();
     for turn in 0..OPENED {
         opened.push(start(&file, turn).await?);
@@ -81,7 +82,12 @@ pub(super) async fn run(scale: Scale) -> Result<Vec<Row>> {
 /// Handles all in a new group; gives how long each part took, the last until all is acknowledged.
 async fn handle(file: &Path, turn: usize, count: u64) -> Result<Vec<Duration>> {
     let bus = Bus::from_connection(SqliteStore::open(file).await?.connection());
-    let handled = Arc::new(Handled { count: AtomicU64::new(0), part: count / PARTS, ends: std::array::from_fn(|_| AtomicU64::new(0)), begun: Instant::now() });
+    let handled = Arc::new(Handled {
+        count: AtomicU64::new(0),
+        part: count / PARTS,
+        ends: std::array::from_fn(|_| AtomicU64::new(0)),
+        begun: Instant::now(),
+    });
     let running = bus
         .with_state(Arc::clone(&handled))
         .subscribe(on_reading.group(format!("all-{turn}")).concurrency(CONCURRENCY))
@@ -145,9 +151,14 @@ async fn endless(_: Reading) -> Outcome {
 fn memory(file: &Path) -> Result<Row> {
     let mut process = Process::start("stall", file, &[])?;
     let (empty, stalled): (f64, f64) = (process.line()?.parse()?, process.line()?.parse()?);
-    Ok(Row::new(GROUP, "its memory above an empty program's, with a handler that stands still", stalled - empty, "MiB")
-        .goal(Goal::AtMost(64.0))
-        .detail(format!("resident {stalled:.1} MiB and {empty:.1} MiB, default settings")))
+    Ok(Row::new(
+        GROUP,
+        "its memory above an empty program's, with a handler that stands still",
+        stalled - empty,
+        "MiB",
+    )
+    .goal(Goal::AtMost(64.0))
+    .detail(format!("resident {stalled:.1} MiB and {empty:.1} MiB, default settings")))
 }
 
 /// The process whose handler stands still.

@@ -22,9 +22,7 @@ pub(super) async fn run(scale: Scale) -> Result<Vec<Row>> {
     for turn in 0..scale.rounds() {
         let file = |name: &str| folder.path().join(format!("{name}-{turn}.db"));
         let (path, time) = (file("bare"), scale.turn());
-        bare.push(
-            tokio::task::spawn_blocking(move || bare::insert(&path, time, BATCH, BYTES)).await??,
-        );
+        bare.push(tokio::task::spawn_blocking(move || bare::insert(&path, time, BATCH, BYTES)).await??);
         for ((outstanding, _), turns) in OUTSTANDING.iter().zip(&mut ours) {
             turns.push(batches(&file(&outstanding.to_string()), scale.turn(), *outstanding).await?);
         }

@@ -90,7 +90,8 @@ async fn wait_for(file: &Path, fits: impl Fn(u64) -> bool) -> Result {
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let begun = Instant::now();
     while begun.elapsed() < TOO_LONG {
-        let first: u64 = connection.query_row("SELECT min(seq) FROM millstream_log_1", [], |row| row.get(0))?;
+        let first: u64 =
+            connection.query_row("SELECT min(seq) FROM millstream_log_1", [], |row| row.get(0))?;
         if fits(first) {
             return Ok(());
         }

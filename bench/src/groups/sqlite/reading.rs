@@ -37,7 +37,13 @@ pub(super) fn message(topic: &str, number: u64, keys: u64, time: SystemTime) -> 
 }
 
 /// Writes `count` readings in large batches.
-pub(super) async fn fill(writer: &SqliteWriter, topic: &str, count: u64, keys: u64, time: SystemTime) -> Result {
+pub(super) async fn fill(
+    writer: &SqliteWriter,
+    topic: &str,
+    count: u64,
+    keys: u64,
+    time: SystemTime,
+) -> Result {
     let mut writing: JoinSet<Result> = JoinSet::new();
     for first in (0..count).step_by(BATCH as usize) {
         if writing.len() == OUTSTANDING {

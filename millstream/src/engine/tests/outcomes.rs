@@ -101,7 +101,8 @@ async fn an_effect_whose_transaction_was_lost_still_comes_before_those_behind_it
     let broker = SimBroker::builder().shape(Shape::WholeLog).build();
     broker.control().inject(Operation::Settle, Trigger::next(1), Injury::Unknown);
     let handler = Seeing(|context: &mut Context| {
-        context.held().effect(Effect::new(SimEffect::new(context.message().id.to_string())))?;
+        let name = context.message().id.to_string();
+        context.held().effect(Effect::new(SimEffect::new(name)))?;
         Ok(())
     });
     publish(&broker.connection(), numbered(3, 1)).await;

@@ -1,7 +1,7 @@
 //! The simulated broker as a log with partitions: rebalances, contiguous commit, the park topic, crash loops.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millstream_core::{ErrorKind, Message};

@@ -184,7 +184,7 @@ impl Window {
                         _ => self.retry_or_park(lane, wait),
                     }
                 } else {
-                    entry.attempts += 1;
+                    entry.attempts = entry.attempts.saturating_add(1);
                     if entry.attempts >= self.rules.policy.retry.max_attempts() {
                         Next::DeadLetter
                     } else {

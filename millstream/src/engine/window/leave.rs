@@ -38,7 +38,7 @@ impl Window {
         let reservation = entry.take_reservation();
         let attempts = match class {
             // Its last run is counted here, since it did not come through the counting of retries.
-            "unrecoverable" | "decode" => entry.attempts + 1,
+            "unrecoverable" | "decode" => entry.attempts.saturating_add(1),
             _ => entry.attempts,
         };
         let item = &entry.item;

@@ -155,7 +155,7 @@ impl World {
             Step::End(which, ok) => {
                 if !self.running.is_empty() {
                     let job = self.running.remove(which % self.running.len());
-                    self.end(job, *ok);
+                    self.end(&job, *ok);
                 }
             }
             Step::Time(ms) => {
@@ -195,7 +195,7 @@ impl World {
         self.window.arrive(Input::Main, &mut deliveries, self.now);
     }
 
-    fn end(&mut self, job: Job, ok: bool) {
+    fn end(&mut self, job: &Job, ok: bool) {
         let number = number_of(&job.item);
         if ok {
             if let Some(key) = self.key(number) {

@@ -438,7 +438,7 @@ mod tests {
         jobs.into()
     }
 
-    fn end(window: &mut Window, job: Job) {
+    fn end(window: &mut Window, job: &Job) {
         let mut done = vec![Done { index: job.index, rest: Vec::new(), outcome: Ok(()), held: None }];
         window.finished(&mut done, Instant::now());
         window.free(1);
@@ -469,7 +469,7 @@ mod tests {
         let job = take(&mut window).remove(0);
         window.lost(Input::Main, &[(PARTITION, Epoch(0))], Instant::now());
         window.assigned(Input::Main, &[Assigned::new(PARTITION, Epoch(1))], false);
-        end(&mut window, job);
+        end(&mut window, &job);
         assert_eq!(settlements(&mut window), 0);
         assert_eq!(window.counts.leases_lost, 1);
     }
@@ -483,7 +483,7 @@ mod tests {
         arrive(&mut window, 0, 8);
         assert!(take(&mut window).is_empty());
         assert!(!window.is_released(Input::Main, &[(PARTITION, Epoch(0))]), "one still runs");
-        end(&mut window, job);
+        end(&mut window, &job);
         assert_eq!(settlements(&mut window), 1);
     }
 }

@@ -99,7 +99,7 @@ impl Window {
             self.make_ready(index, now);
             return None;
         }
-        entry.item.attempt = entry.attempts + 1;
+        entry.item.attempt = entry.attempts.saturating_add(1);
         entry.stage = Stage::Running;
         let item = entry.item.clone();
         self.outage.started();

@@ -612,7 +612,7 @@ async fn browse(store: &SqliteStore) -> millstream::Result<Vec<(Position, Messag
     loop {
         let mut some = Vec::new();
         let read = source.read(&mut some, ReadLimits::new(1_000, 8 << 20)).await?;
-        all.extend(some.into_iter().map(|d| (d.position.unwrap_or(Position(0)), d.message)));
+        all.extend(some.into_iter().map(|d| (d.position.unwrap_or(Position(0)), (*d.message).clone())));
         if matches!(read, Read::End) {
             source.close().await?;
             return Ok(all);

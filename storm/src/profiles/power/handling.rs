@@ -152,7 +152,7 @@ fn handle_one(group: Group, delivery: Delivery, reserve: Option<Reserve>, parks:
         return Ok(handled);
     }
     if is_dead(group, &id) {
-        let letter = message.with_header("millstream-dl-error", "no such customer");
+        let letter = (*message).clone().with_header("millstream-dl-error", "no such customer");
         settlement.verdict = Verdict::Dead(Box::new(letter));
         return Ok(handled);
     }

@@ -48,6 +48,7 @@ struct Found {
 ///
 /// # Errors
 /// If it cannot be opened or read: it is to be whole after any power cut.
+#[allow(clippy::future_not_send, reason = "it is run on the thread that makes it")]
 pub(crate) async fn look(folder: &Path, known: &Known) -> Result<Looked> {
     let file = folder.join(FILE);
     let mut looked = Looked::default();
@@ -72,11 +73,14 @@ pub(crate) async fn look(folder: &Path, known: &Known) -> Result<Looked> {
     Ok(looked)
 }
 
+#[allow(clippy::future_not_send, reason = "as `look`, which alone calls it")]
 async fn find(store: &SqliteStore, connection: &rusqlite::Connection) -> Result<Found> {
-    let mut found = Found::default();
     // One statement, one moment: what is due goes from here into its log.
-    let mut rows = connection.prepare("SELECT mid FROM millstream_delayed")?;
-    found.delayed = rows.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let delayed = connection
+        .prepare("SELECT mid FROM millstream_delayed")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut found = Found { delayed, ..Found::default() };
     for topic in [TOPIC, FOLLOWED] {
         found.log.insert(topic, browse(store, topic).await?);
     }
@@ -101,7 +105,7 @@ async fn browse(store: &SqliteStore, topic: &'static str) -> Result<BTreeMap<u64
     loop {
         let mut some = Vec::new();
         let read = source.read(&mut some, ReadLimits::new(1_000, 8 << 20)).await?;
-        all.extend(some.into_iter().map(|d| (d.position.map_or(0, |position| position.0), d.message)));
+        all.extend(some.into_iter().map(|d| (d.position.map_or(0, |position| position.0), (*d.message).clone())));
         if matches!(read, Read::End) {
             source.close().await?;
             return Ok(all);
