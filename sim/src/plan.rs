@@ -147,7 +147,8 @@ impl Plan {
             }
         }
         let faults: Vec<Fault> = waves.iter().flat_map(|wave| wave.faults.iter().map(|(f, _)| *f)).collect();
-        let aims = |phase: Phase| waves.iter().any(|wave| wave.faults.iter().any(|(_, aimed)| *aimed == phase));
+        let aims =
+            |phase: Phase| waves.iter().any(|wave| wave.faults.iter().any(|(_, aimed)| *aimed == phase));
         let (parking, burying) = (aims(Phase::Parking), aims(Phase::DeadLettering));
         let killer = stormy && random.u8(..) < 20;
         let mut subs = vec![orders(shape, &mut random)];

@@ -105,7 +105,9 @@ async fn browse(store: &SqliteStore, topic: &'static str) -> Result<BTreeMap<u64
     loop {
         let mut some = Vec::new();
         let read = source.read(&mut some, ReadLimits::new(1_000, 8 << 20)).await?;
-        all.extend(some.into_iter().map(|d| (d.position.map_or(0, |position| position.0), (*d.message).clone())));
+        all.extend(
+            some.into_iter().map(|d| (d.position.map_or(0, |position| position.0), (*d.message).clone())),
+        );
         if matches!(read, Read::End) {
             source.close().await?;
             return Ok(all);
