@@ -313,9 +313,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_hundred_seeds_aim_at_every_cell() {
+    fn a_thousand_seeds_aim_at_every_cell() {
         let mut aimed = std::collections::BTreeSet::new();
-        for seed in 0..400 {
+        for seed in 0..1_000 {
             aimed.extend(Plan::of(seed).waves.into_iter().flat_map(|wave| wave.faults));
         }
         assert_eq!(aimed.len(), Fault::ALL.len() * 8);

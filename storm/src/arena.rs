@@ -470,11 +470,16 @@ impl Arena {
         let file = self.file.clone();
         let (lease, places) = (self.kind.lease, self.places.len());
         let store = self.runtime.block_on(SqliteStore::builder(&file).lease(lease).open())?;
+        let connection = rusqlite::Connection::open(&file)?;
         loop {
             for place in 0..places {
                 self.check(place)?;
             }
-            let left = self.runtime.block_on(left_in(&store))?;
+            let mut left = self.runtime.block_on(left_in(&store))?;
+            // Before they are due, no group knows of them.
+            let delayed =
+                connection.query_row("SELECT count(*) FROM millstream_delayed", [], |row| row.get(0))?;
+            left.insert("delayed".into(), delayed);
             if left.values().all(|n| *n == 0) {
                 return Ok(String::new());
             }

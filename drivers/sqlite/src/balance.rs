@@ -156,6 +156,7 @@ pub(crate) fn balance(
         let owners: Vec<i64> = live.iter().map(|row| row.owner).collect();
         claimed = claim(connection, member, group.id, owner, &owners, share - owned)?;
     }
+    member.lock().set_leaving(&given_back, true);
     let valid_until = reliable(until, lease);
     Ok(Some(Balanced { member: Arc::clone(member), owner, valid_until, given_back, claimed }))
 }
@@ -303,6 +304,14 @@ fn read_parked(
 }
 
 impl Balanced {
+    /// It did not happen.
+    pub(crate) fn undone(&self) {
+        let mut state = self.member.lock();
+        if state.owner == self.owner {
+            state.set_leaving(&self.given_back, false);
+        }
+    }
+
     /// It is durable: memory follows. Says whether slots changed hands.
     pub(crate) fn committed(self) -> bool {
         let mut state = self.member.lock();
@@ -407,65 +416,17 @@ pub(crate) fn is_due(connection: &Connection, members: &Members, member: &Member
     if owned >= share {
         return Ok(false);
     }
-    // Free ones; and those that the file says are ours, if we do not know it any more, since a commit failed.
-    let ours_to_have: usize = connection
+    connection
         .prepare_cached(
-            "SELECT count(*) FROM millstream_slot WHERE grp = ?1 AND (owner IS NULL OR owner = ?2 OR owner NOT IN \
-             (SELECT owner FROM millstream_member WHERE grp = ?1))",
+            "SELECT EXISTS(SELECT 1 FROM millstream_slot WHERE grp = ?1 AND (owner IS NULL OR owner NOT IN \
+             (SELECT owner FROM millstream_member WHERE grp = ?1)))",
         )?
-        .query_row(params![group.id, owner], |row| row.get(0))?;
-    Ok(ours_to_have > owned)
+        .query_row([group.id], |row| row.get(0))
 }
 
 #[cfg(test)]
 mod tests {
-    use millstream_core::{OpenRequest, Reader as _, Settler as _, Source as _};
-    use tokio::sync::oneshot;
-
     use super::*;
-    use crate::hub::{Hub, Request, Settings};
-    use crate::member::{Bounds, Group};
-    use crate::{Retention, SqliteStore};
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_member_that_is_balanced_twice_before_a_commit_claims_its_slots_once() {
-        // Given a group that nobody reads, and a member that is to get all its slots.
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("app.db");
-        let store = SqliteStore::builder(&path).private().open().await.unwrap();
-        let opened = store.reader().open(OpenRequest::new("t").group("g")).await.unwrap();
-        opened.source.close().await.unwrap();
-        opened.settler.close().await.unwrap();
-        let connection = Connection::open(&path).unwrap();
-        let number = |sql: &str| -> i64 { connection.query_row(sql, [], |row| row.get(0)).unwrap() };
-        let before = number("SELECT max(epoch) FROM millstream_slot");
-        let settings = Settings {
-            lease: Duration::from_secs(10),
-            busy_timeout: Duration::from_secs(5),
-            retention: Retention::default(),
-            max_message: 1 << 20,
-        };
-        let hub = Hub::open(&path, settings).unwrap();
-        let group = Group { id: number("SELECT id FROM millstream_group"), name: "g".into() };
-        let topic = hub.shared().topic(number("SELECT id FROM millstream_topic"), &"t".into(), 0);
-        let bounds = Bounds { messages: 10, bytes: 1_000 };
-        let member = Arc::new(Member::new(topic, Some(group), false, bounds, None));
-        // When it is to be balanced twice while somebody else writes, so that both come in one commit.
-        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
-        let ask = || {
-            let (reply, answer) = oneshot::channel();
-            hub.shared().send(Request::Balance { member: Arc::clone(&member), reply: Some(reply) });
-            answer
-        };
-        let (first, second) = (ask(), ask());
-        connection.execute_batch("COMMIT").unwrap();
-        first.await.unwrap().unwrap();
-        second.await.unwrap().unwrap();
-        // Then it has all, claimed once: with each claim, what was handed out before is lost.
-        assert_eq!(member.lock().owned(), SLOTS);
-        assert_eq!(number("SELECT min(epoch) FROM millstream_slot"), before + 1);
-        assert_eq!(number("SELECT max(epoch) FROM millstream_slot"), before + 1);
-    }
 
     fn row(owner: i64, joined: i64, exclusive: bool) -> Row {
         Row { owner, joined, until: i64::MAX, exclusive, process: String::new() }

@@ -497,17 +497,6 @@ impl Writer<'_> {
     ) -> Result<(), Broken> {
         // Slots may be wanted back, or not any more, whatever it comes to.
         member.set_changed();
-        // What came of it before in this round is in the file, and in memory only after the commit. Till then what it
-        // gives back would be kept, and what it claims be claimed again, with what was handed out meanwhile lost.
-        let is_again = |waiting: &Waiting| match waiting {
-            Waiting::Balanced { balanced: Some(before), .. } => Arc::ptr_eq(&before.member, member),
-            _ => false,
-        };
-        if round.waiting.iter().any(is_again) {
-            round.again.push(Arc::clone(member));
-            round.waiting.push(Waiting::Balanced { balanced: None, reply });
-            return Ok(());
-        }
         // A slot that is given back takes along what was done to it in this round.
         round.touched.touch_all(member);
         round.touched.store(connection)?;
@@ -741,7 +730,10 @@ impl Writer<'_> {
                 }
                 Waiting::Settled { batch, reply } => drop(reply.send(batch.undone(fate))),
                 Waiting::Worked(work) => work.end(Err(fate.error())),
-                Waiting::Balanced { reply, .. } => {
+                Waiting::Balanced { balanced, reply } => {
+                    if let Some(balanced) = balanced {
+                        balanced.undone();
+                    }
                     if let Some(reply) = reply {
                         let _ = reply.send(Err(fate.error()));
                     }

@@ -122,6 +122,8 @@ pub(crate) struct Slot {
     pub(crate) parked: u32,
     /// Others are to have it, once nothing of it is out.
     pub(crate) wanted: bool,
+    /// It was given back in a transaction that is not committed yet: until then it is nobody's.
+    leaving: bool,
     out: usize,
     /// Up to here its messages may have been with a process that died: their deliveries are stored before they are
     /// yielded.
@@ -390,6 +392,7 @@ impl State {
             lanes: HashMap::new(),
             parked: progress.parked,
             wanted: false,
+            leaving: false,
             out: 0,
             careful_until,
             stored_front: progress.front,
@@ -453,7 +456,8 @@ impl State {
 
     /// Nothing new of a slot that others are to have is yielded. What was read of it stays pending, for them.
     fn set_wanted(&mut self, index: usize, wanted: bool) {
-        let Some(slot) = self.slots[index].as_mut().filter(|slot| slot.wanted != wanted) else { return };
+        let changes = |slot: &&mut Slot| slot.wanted != wanted && !slot.leaving;
+        let Some(slot) = self.slots[index].as_mut().filter(changes) else { return };
         slot.wanted = wanted;
         if wanted {
             for seq in slot.pending.keys() {
@@ -475,8 +479,18 @@ impl State {
 
     /// Slots that can be given back now.
     pub(crate) fn to_give_back(&self) -> Vec<usize> {
-        let free = |slot: &Slot| slot.wanted && slot.out == 0;
+        let free = |slot: &Slot| slot.wanted && !slot.leaving && slot.out == 0;
         (0..SLOTS).filter(|i| self.slots[*i].as_ref().is_some_and(free)).collect()
+    }
+
+    /// Slots were given back in a transaction, or that was undone. Till it is committed they stay as they are, whoever
+    /// wants them meanwhile: what is yielded of them would be lost with the commit.
+    pub(crate) fn set_leaving(&mut self, slots: &[usize], leaving: bool) {
+        for slot in slots {
+            if let Some(slot) = &mut self.slots[*slot] {
+                slot.leaving = leaving;
+            }
+        }
     }
 
     /// A slot's progress as it is to be stored, without what is done now, in ascending order.
@@ -999,6 +1013,25 @@ mod tests {
         assert_eq!(wanted.slots[0], None, "the block is not for it");
         member.lock().looked_at(1_000, &wanted.slots);
         // Then reading goes back to where it was.
+        assert_eq!(member.wanted(Instant::now()).unwrap().from, Some(5));
+    }
+
+    #[test]
+    fn a_slot_that_was_given_back_yields_nothing_until_that_is_committed_or_undone() {
+        // Given a slot with a message, given back in a transaction.
+        let member = member(|slot| if slot == 0 { 5 } else { 500 });
+        member.lock().want_back(SLOTS);
+        assert!(member.lock().to_give_back().contains(&0));
+        member.lock().set_leaving(&[0], true);
+        // When in the same transaction nobody wants it any more.
+        member.lock().want_back(0);
+        // Then it is not read, nor given back twice.
+        assert_eq!(member.wanted(Instant::now()).unwrap().from, Some(500));
+        member.lock().want_back(SLOTS);
+        assert!(!member.lock().to_give_back().contains(&0));
+        // And once the transaction was undone, it is as it was before.
+        member.lock().set_leaving(&[0], false);
+        member.lock().want_back(0);
         assert_eq!(member.wanted(Instant::now()).unwrap().from, Some(5));
     }
 

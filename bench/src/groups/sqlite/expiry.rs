@@ -60,8 +60,7 @@ pub(super) async fn run(scale: Scale) -> Result<Vec<Row>> {
 }
 
 async fn open(file: &Path, age: Option<Duration>) -> Result<SqliteStore> {
-    let mut retention = Retention::default();
-    retention.age = age;
+    let retention = Retention { age, ..Retention::default() };
     Ok(SqliteStore::builder(file).private().retention(retention).open().await?)
 }
 
