@@ -14,7 +14,7 @@ pub(super) const TARGET: Target = Target::new("ids", run, seeds);
 fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let kind = input.byte();
-    if kind % 2 == 0 {
+    if kind.is_multiple_of(2) {
         theirs(&String::from_utf8_lossy(input.rest()));
     } else {
         ours(input.number());

@@ -1,6 +1,6 @@
 //! A file of the sqlite driver for targets that write into it what the driver never would.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crc32fast::Hasher;
@@ -104,9 +104,9 @@ impl Checksum {
 }
 
 /// Removes a file and those beside it.
-pub(super) fn remove(path: &PathBuf) {
+pub(super) fn remove(path: &Path) {
     for end in ["", "-wal", "-shm"] {
-        let mut name = path.clone().into_os_string();
+        let mut name = path.as_os_str().to_owned();
         name.push(end);
         let _ = std::fs::remove_file(name);
     }

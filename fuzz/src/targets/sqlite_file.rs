@@ -1,7 +1,7 @@
 //! A whole file whose bytes or values were changed anywhere: it is refused, or what is damaged in it is reported and
 //! the rest is given; nothing breaks and nothing hangs.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use millstream::core::{Admin as _, OpenRequest, Park, ParkNote, Verdict, Writer as _};
@@ -24,7 +24,7 @@ fn run(data: &[u8]) {
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let path = FOLDER.with(|folder| folder.path().join(format!("{number}.db")));
     let mut input = Input::new(data);
-    if input.byte() % 2 == 0 {
+    if input.byte().is_multiple_of(2) {
         std::fs::write(&path, patched(&mut input)).expect("written");
     } else {
         std::fs::write(&path, template()).expect("written");
@@ -39,7 +39,7 @@ fn run(data: &[u8]) {
 }
 
 /// What every program would do with it. Any of it may fail; all of it must come back.
-fn use_it(path: &PathBuf) {
+fn use_it(path: &Path) {
     if let Ok(report) = check(path) {
         for problem in &report.problems {
             assert!(!problem.to_string().is_empty());
@@ -161,7 +161,7 @@ fn template() -> &'static [u8] {
     })
 }
 
-async fn fill(path: &PathBuf) -> millstream::Result<()> {
+async fn fill(path: &Path) -> millstream::Result<()> {
     let store = SqliteStore::builder(path).private().open().await?;
     let mut messages: Vec<_> = (0..8).map(message).collect();
     messages[1].headers.append("tenant", "acme");

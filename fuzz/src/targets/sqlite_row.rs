@@ -96,7 +96,7 @@ fn headers(mut bytes: &[u8]) -> Option<Headers> {
 fn run(data: &[u8]) {
     thread_local!(static PLACE: Place = Place::new(1));
     let mut input = Input::new(data);
-    let is_letter = input.byte() % 2 == 0;
+    let is_letter = input.byte().is_multiple_of(2);
     let row = Row::of(&mut input);
     PLACE.with(|place| if is_letter { dead(place, &row, input.bytes()) } else { logged(place, &row) });
 }

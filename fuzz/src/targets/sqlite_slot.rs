@@ -29,7 +29,7 @@ fn run(data: &[u8]) {
         reset(&place.connection).expect("stored");
         let mut input = Input::new(data);
         while !input.is_empty() {
-            let forged = if input.byte() % 2 == 0 { slot } else { parked };
+            let forged = if input.byte().is_multiple_of(2) { slot } else { parked };
             // A row that the table itself refuses is none.
             let _ = forged(&place.connection, &mut input);
         }

@@ -12,7 +12,7 @@ pub(super) const TARGET: Target = Target::new("url", run, seeds);
 
 fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    if input.byte() % 2 == 0 {
+    if input.byte().is_multiple_of(2) {
         any(&String::from_utf8_lossy(input.rest()));
     } else {
         built(&mut input);
