@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::command::Run;
 use crate::counts::Counts;
 use crate::data::{self, NoData};
-use crate::{Result, sim, storm, tools};
+use crate::{Result, storm, tools};
 
 /// Cheap steps first; those that share build results next to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -22,7 +22,6 @@ pub(crate) enum Step {
     Tests,
     Flights,
     Demo,
-    Sim,
     Storm,
 }
 
@@ -53,7 +52,6 @@ impl Step {
             Self::Tests => "tests",
             Self::Flights => "flights",
             Self::Demo => "demo",
-            Self::Sim => "sim",
             Self::Storm => "storm",
         }
     }
@@ -69,7 +67,6 @@ impl Step {
             Self::Tests => "all tests, doc tests too",
             Self::Flights => "the flights example on its real data set, also with processes that are killed",
             Self::Demo => "the demo loses nothing",
-            Self::Sim => "the engine on simulated brokers through seeds of faults, a tenth of the long form",
             Self::Storm => {
                 "nothing is lost when processes and files are broken on purpose, a tenth of the long form"
             }
@@ -87,7 +84,6 @@ impl Step {
             Self::Tests => tests(),
             Self::Flights => flights(),
             Self::Demo => demo(),
-            Self::Sim => sim::ci().map(Done::checked),
             Self::Storm => storm(),
         }
     }
