@@ -93,6 +93,10 @@ pub enum Settled {
     /// failed attempt of the handler, and will be settled again with tokens of the same ids.
     EffectsFailed(Error),
     /// Whether it happened is not known. Never success and never drop: the message may come again.
+    ///
+    /// What the settlement took along may then not have happened either. A driver that commits effects or emitted
+    /// messages with a settlement and keeps order answers [`Lost`](Self::Lost) to what it has delivered of the key
+    /// since, and delivers that again behind this one: or the later effects would stand before the earlier.
     Unknown(Error),
 }
 

@@ -349,6 +349,15 @@ impl Pool {
         }
     }
 
+    /// It comes again at once, and before those of its lane that were handed out after it: what these settle is lost.
+    pub(super) fn give_back_lane(&mut self, token: u64, now: Instant) {
+        let Some(out) = self.out.get(&token) else { return };
+        let (offset, member, lane) = (out.offset, out.member, out.lane.clone());
+        let behind = self.out.iter().filter(|(_, o)| o.member == member && o.lane == lane && o.offset >= offset);
+        let tokens: Vec<u64> = behind.map(|(token, _)| *token).collect();
+        tokens.into_iter().for_each(|token| self.give_back(token, now));
+    }
+
     /// It comes again at once and was not started.
     pub(super) fn release(&mut self, token: u64, now: Instant) {
         // A queue counts receives, whatever became of them.

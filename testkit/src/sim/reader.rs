@@ -374,12 +374,12 @@ impl SimSettler {
                 return Settled::Failed { error, settlement: Box::new(settlement) };
             }
             Suffered::Unknown => {
-                // The connection broke before it arrived: without leases the message comes again at once.
+                // The connection broke before it arrived: without leases what it held of the lane comes again at once.
                 if let Some(pool) = state.pools.get_mut(&key)
                     && config.shape.capabilities(config).lease.is_none()
                     && pool.held(member, token).is_some()
                 {
-                    pool.give_back(token.id, now);
+                    pool.give_back_lane(token.id, now);
                 }
                 return Settled::Unknown(injected(ErrorKind::Unknown, topic));
             }

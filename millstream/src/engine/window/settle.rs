@@ -156,12 +156,6 @@ impl Window {
         {
             let mut reservations: Vec<_> = entry.take_reservation().into_iter().collect();
             let extra = entry.extra.take().map(|e| *e).unwrap_or_default();
-            if !done && !tag.dead {
-                // What was to happen with it may not have: those behind it come again, too, and after it.
-                for other in self.behind(index) {
-                    self.give_back(other, now);
-                }
-            }
             self.remove(index, now);
             for other in extra.followers {
                 reservations.extend(self.entries.get_mut(other as usize).and_then(Entry::take_reservation));
