@@ -35,8 +35,8 @@ pub(crate) struct Book {
     pub(crate) letters: BTreeMap<Case, u64>,
     pub(crate) letters_in_doubt: u64,
     pub(crate) fates: BTreeMap<Case, Fate>,
-    /// Effects that a broker's transaction committed, as far as they were written down.
-    pub(crate) committed_effects: BTreeMap<String, u64>,
+    /// Effects that a broker's transactions committed, as far as they were written down.
+    pub(crate) committed_effects: usize,
     pub(crate) runs: u64,
     pub(crate) handled: BTreeMap<&'static str, u64>,
     pub(crate) failed: BTreeMap<&'static str, u64>,

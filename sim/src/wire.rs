@@ -12,7 +12,7 @@ use millstream_core::{
     WriteOutcome, WriteReport, Writer, WriterCapabilities, names,
 };
 use millstream_testkit::ledger::{Ending, Record, digest};
-use millstream_testkit::sim::{MemberId, SimEffect, SimReader, SimWriter};
+use millstream_testkit::sim::{MemberId, SimReader, SimWriter};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::book::{Case, Open};
@@ -273,7 +273,6 @@ struct Sent {
     /// What it settles: after a death nobody else remembers.
     cases: Vec<Case>,
     ending: Ending,
-    effects: Vec<String>,
     /// Ids of the messages that commit with it.
     emits: Vec<ByteString>,
     letter: Option<(Case, u64)>,
@@ -288,7 +287,6 @@ impl Sent {
             millstream_core::Verdict::Dead(letter) => Some(((group, letter.id.clone()), digest(letter))),
             _ => None,
         };
-        let effects = settlement.effects.iter().filter_map(|e| e.downcast_ref::<SimEffect>());
         let tokens: Vec<TokenId> = std::iter::once(settlement.token.id()).chain(others).collect();
         let book = world.book();
         let all = |token: &TokenId| match world.is_cumulative() {
@@ -302,7 +300,6 @@ impl Sent {
             tokens,
             cases,
             ending: Ending::from(&settlement.verdict),
-            effects: effects.map(|effect| effect.name().to_owned()).collect(),
             emits: settlement.emit.iter().map(|message| message.id.clone()).collect(),
             letter,
         }
@@ -346,7 +343,7 @@ impl Seat {
             outcome.map_or("no answer", name_of),
         ));
         if !matches!(outcome, Some(Settled::Failed { .. })) {
-            world.effects_committed(&sent.effects);
+            world.effects_committed();
         }
         let cumulative = world.is_cumulative();
         match outcome {

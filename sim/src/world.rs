@@ -334,26 +334,20 @@ impl World {
         self.ledger.write(Record::DeadLettered { id: case.1, group: case.0.into(), digest });
     }
 
-    /// Writes down which of these effects the broker has committed since it was last asked.
-    pub(crate) fn effects_committed(&self, names: &[String]) {
-        for name in names {
-            let committed = self.control.effect_count(name);
+    /// Writes down which effects the broker has committed since it was last asked, in its order: whoever asks first may
+    /// have committed last.
+    pub(crate) fn effects_committed(&self) {
+        let mut book = self.book();
+        let news = self.control.effects_since(book.committed_effects);
+        book.committed_effects += news.len();
+        for name in news {
             let mut parts = name.split('|');
             let (Some("effect"), Some(group), Some(id)) = (parts.next(), parts.next(), parts.next()) else {
                 continue;
             };
             let (group, id) = (self.group(group), ByteString::from(id));
-            let mut book = self.book();
-            let known = book.committed_effects.entry(name.clone()).or_default();
-            let news = committed - *known;
-            *known = committed;
-            if news > 0 {
-                book.finished.insert((group, id.clone()));
-            }
-            drop(book);
-            for _ in 0..news {
-                self.ledger.write(Record::Effect { id: id.clone(), group: group.into() });
-            }
+            book.finished.insert((group, id.clone()));
+            self.ledger.write(Record::Effect { id, group: group.into() });
         }
     }
 }

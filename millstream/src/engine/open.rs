@@ -122,6 +122,7 @@ pub(super) async fn open(engine: &Engine, spec: Spec) -> Result<Parts> {
             source: opened.source,
             marks: false,
             park: Some(Arc::clone(&shared)),
+            read_first: Vec::new(),
         });
         side = Some(shared);
     }
@@ -131,6 +132,7 @@ pub(super) async fn open(engine: &Engine, spec: Spec) -> Result<Parts> {
         source: main.source,
         marks: capabilities.marks && !capabilities.redelivery_count,
         park: side,
+        read_first: Vec::new(),
     });
 
     let route = |way, topic: &ByteString, writer: &Option<Arc<dyn DynWriter>>, native| Route {

@@ -6,16 +6,17 @@
 
 use std::time::SystemTime;
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 use millstream_core::erased::DynReader;
 use millstream_core::{
-    Assignment, ByteString, Delivery, End, Message, OpenRequest, PartitionId, Read, ReadLimits, Result, names,
+    Assignment, ByteString, Delivery, End, Message, OpenRequest, PartitionId, Position, Read, ReadLimits, Result,
+    Start, names,
 };
 use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::desk::Desk;
-use super::window::{History, LaneId, ParkLoad};
+use super::window::{History, LaneId, ParkLoad, Window};
 
 /// The longest error text that travels with a parked message.
 const ERROR_LIMIT: usize = 1 << 10;
@@ -52,6 +53,8 @@ pub(super) fn park(load: &ParkLoad, park_topic: &ByteString) -> Message {
 #[derive(Debug, Default)]
 pub(super) struct Unparked {
     pub(super) attempts: u32,
+    /// Where it lies in the topic.
+    pub(super) position: Option<Position>,
     pub(super) due: Option<Instant>,
     pub(super) history: Option<History>,
 }
@@ -63,6 +66,7 @@ pub(super) fn unpark(message: &mut Message, topic: &ByteString, clock: Clock) ->
     let first_failure = time(names::PARK_FIRST_FAILURE);
     let unparked = Unparked {
         attempts: headers.get_str(names::PARK_ATTEMPTS).and_then(|a| a.parse().ok()).unwrap_or(0),
+        position: position_of(message),
         due: time(names::PARK_DUE).map(|at| clock.instant(at)),
         history: first_failure.map(|first| History {
             first_failure: Some(first),
@@ -76,6 +80,16 @@ pub(super) fn unpark(message: &mut Message, topic: &ByteString, clock: Clock) ->
     unparked
 }
 
+fn position_of(message: &Message) -> Option<Position> {
+    message.headers.get_str(names::PARK_POSITION).and_then(|p| p.parse().ok()).map(Position)
+}
+
+/// A place in a topic, for the order of what is parked. What has none, such as a redriven dead letter, comes when it
+/// comes: nothing waits for it.
+pub(super) fn place_of(position: Option<Position>) -> Position {
+    position.unwrap_or(Position(0))
+}
+
 /// How a subscription's park is opened.
 pub(super) fn request(desk: &Desk, partitions: Vec<PartitionId>) -> OpenRequest {
     let group = desk.info.group.clone().unwrap_or_default();
@@ -86,33 +100,67 @@ pub(super) fn request(desk: &Desk, partitions: Vec<PartitionId>) -> OpenRequest 
     request
 }
 
-/// Reads a partition of the park to its end and counts the messages of each key. Nothing is settled.
+/// What the park of a partition holds.
+#[derive(Debug, Default)]
+pub(super) struct Holdings {
+    /// Of each key, where the oldest and the newest came from.
+    pub(super) keys: HashMap<LaneId, [Position; 2]>,
+    /// Messages of the topic up to here may be older than some in the park, and were not handled: the park is not
+    /// read before they have been.
+    pub(super) read_first: Option<Position>,
+}
+
+/// Reads a partition of the park to its end. Nothing is settled. `start`: where the topic is read from.
 pub(super) async fn scan(
     reader: &dyn DynReader,
     desk: &Desk,
     partition: PartitionId,
-) -> Result<HashMap<LaneId, u32>> {
-    let mut opened = reader.open(request(desk, vec![partition]).end(End::Latest)).await?;
-    let mut keys = HashMap::new();
+    start: Option<Position>,
+) -> Result<Holdings> {
+    let mut holdings = Holdings::default();
+    let held = request(desk, vec![partition]).end(End::Latest);
+    read_to_end(reader, desk, held, |delivery, window| {
+        if let Some(key) = delivery.message.lane_key() {
+            let place = place_of(position_of(&delivery.message));
+            let [oldest, newest] = holdings.keys.entry(window.lane_of(key)).or_insert([place; 2]);
+            (*oldest, *newest) = (place.min(*oldest), place.max(*newest));
+        }
+    })
+    .await?;
+    let newest = holdings.keys.values().map(|[_, newest]| *newest).max();
+    if let (Some(start), Some(newest)) = (start, newest)
+        && start <= newest
+    {
+        // The one that killed a process, or was slow when it died, while younger ones of its key were parked. What lies
+        // there now tells how far to wait: a log may have holes.
+        let mut before = OpenRequest::new(desk.info.topic.clone());
+        before.assignment = Assignment::Manual(vec![partition]);
+        let before = before.start(Start::Position(start)).end(End::Position(Position(newest.0.saturating_add(1))));
+        read_to_end(reader, desk, before, |delivery, _| {
+            holdings.read_first = holdings.read_first.max(delivery.position);
+        })
+        .await?;
+    }
+    Ok(holdings)
+}
+
+async fn read_to_end(
+    reader: &dyn DynReader,
+    desk: &Desk,
+    request: OpenRequest,
+    mut see: impl FnMut(&Delivery, &Window),
+) -> Result<()> {
+    let mut opened = reader.open(request).await?;
     let mut deliveries: Vec<Delivery> = Vec::new();
     loop {
         let limits = ReadLimits::new(1_000, desk.policy.memory);
         match opened.source.read(&mut deliveries, limits).await? {
             Read::End => break,
-            _ => {
-                let now = Instant::now();
-                desk.with(now, |window| {
-                    for delivery in deliveries.drain(..) {
-                        if let Some(key) = delivery.message.lane_key() {
-                            *keys.entry(window.lane_of(key)).or_insert(0) += 1;
-                        }
-                        drop(delivery.token);
-                    }
-                });
-            }
+            _ => desk.with(Instant::now(), |window| {
+                deliveries.drain(..).for_each(|delivery| see(&delivery, window));
+            }),
         }
     }
     opened.settler.close().await?;
-    opened.source.close().await?;
-    Ok(keys)
+    opened.source.close().await
 }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use foldhash::HashMap;
 use millstream_core::erased::{DynReader, DynSource};
-use millstream_core::{Assigned, Delivery, Epoch, PartitionId, Read, ReadLimits, Result, Revoking};
+use millstream_core::{Assigned, Delivery, Epoch, PartitionId, Position, Read, ReadLimits, Result, Revoking};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -15,8 +14,8 @@ use tokio::time::{Instant, sleep_until};
 use super::backoff::Backoff;
 use super::desk::{Desk, Phase};
 use super::faults::Place;
-use super::park;
-use super::window::{Input, LaneId, Window};
+use super::park::{self, Holdings};
+use super::window::{Input, Window};
 
 /// How long a window that is full may stand still before crowded lanes are parked.
 const STANDSTILL: Duration = Duration::from_millis(100);
@@ -33,6 +32,8 @@ pub(super) struct Pump {
     pub(super) marks: bool,
     /// For the topic: the park to be read before a partition is dispatched.
     pub(super) park: Option<Arc<ParkSide>>,
+    /// Partitions whose park is read once the topic was read up to there.
+    pub(super) read_first: Vec<(PartitionId, Epoch, Position)>,
 }
 
 /// How the topic's pump leads the park's.
@@ -43,7 +44,7 @@ pub(super) struct ParkSide {
 }
 
 /// Reading the park of a partition before it is dispatched.
-type Scans = JoinSet<(PartitionId, Epoch, Result<HashMap<LaneId, u32>>)>;
+type Scans = JoinSet<(Assigned, Result<Holdings>)>;
 
 impl Pump {
     /// Runs until the subscription is drained or aborted. Gives back the source, to be closed.
@@ -119,6 +120,10 @@ impl Pump {
                             Read::Lost(lost) => self.lost(&lost.partitions, &mut owned),
                             Read::End => {
                                 at_end = true;
+                                // Nothing more is to come before their parks.
+                                for (partition, ..) in std::mem::take(&mut self.read_first) {
+                                    self.read_park(partition);
+                                }
                                 desk.with(now, Window::reached_end);
                             }
                             // What a later version of the contract adds is not understood here.
@@ -149,7 +154,9 @@ impl Pump {
             }
             if !deliveries.is_empty() {
                 let now = Instant::now();
+                let reached = self.reached(&deliveries);
                 desk.with(now, |window| window.arrive(self.input, &mut deliveries, now));
+                reached.into_iter().for_each(|partition| self.read_park(partition));
             }
         }
         self.source
@@ -167,39 +174,43 @@ impl Pump {
         desk.with(now, |window| window.assigned(self.input, assigned, self.marks));
         for one in assigned {
             owned.retain(|(p, _)| *p != one.partition);
+            self.read_first.retain(|(p, ..)| *p != one.partition);
             owned.push((one.partition, one.epoch));
             if self.input == Input::Main && self.park.is_some() {
                 // Not dispatched before its park is known.
                 self.source.pause(&[one.partition]);
-                self.scan(one.partition, one.epoch, Duration::ZERO, scans);
+                self.scan(one.clone(), Duration::ZERO, scans);
             }
         }
     }
 
-    fn scan(&self, partition: PartitionId, epoch: Epoch, after: Duration, scans: &mut Scans) {
+    fn scan(&self, assigned: Assigned, after: Duration, scans: &mut Scans) {
         let Some(side) = &self.park else { return };
         let (reader, desk) = (Arc::clone(&side.reader), Arc::clone(&self.desk));
         scans.spawn(async move {
             tokio::time::sleep(after).await;
-            (partition, epoch, park::scan(&*reader, &desk, partition).await)
+            let held = park::scan(&*reader, &desk, assigned.partition, assigned.start).await;
+            (assigned, held)
         });
     }
 
     fn scanned(
         &mut self,
-        (partition, epoch, keys): (PartitionId, Epoch, Result<HashMap<LaneId, u32>>),
+        (assigned, held): (Assigned, Result<Holdings>),
         owned: &[Owned],
         scans: &mut Scans,
     ) {
+        let (partition, epoch) = (assigned.partition, assigned.epoch);
         if !owned.contains(&(partition, epoch)) {
             return;
         }
-        match keys {
-            Ok(keys) => {
+        match held {
+            Ok(Holdings { keys, read_first }) => {
                 self.desk.faults.clear(Place::Park);
                 self.desk.with(Instant::now(), |window| window.parked_before(partition, &keys));
-                if let Some(side) = &self.park {
-                    side.wanted.send_modify(|wanted| wanted.push(partition));
+                match read_first {
+                    Some(place) => self.read_first.push((partition, epoch, place)),
+                    None => self.read_park(partition),
                 }
                 self.source.resume(&[partition]);
             }
@@ -208,9 +219,32 @@ impl Pump {
                     tracing::error!(topic = %self.desk.info.topic, %partition, %error,
                         "the park cannot be read: the partition is not dispatched yet");
                 }
-                self.scan(partition, epoch, Duration::from_secs(1), scans);
+                self.scan(assigned, Duration::from_secs(1), scans);
             }
         }
+    }
+
+    /// Has the park of a partition read.
+    fn read_park(&self, partition: PartitionId) {
+        if let Some(side) = &self.park {
+            side.wanted.send_modify(|wanted| wanted.push(partition));
+        }
+    }
+
+    /// Of which partitions all that had to be read before their park is here now.
+    fn reached(&mut self, deliveries: &[Delivery]) -> Vec<PartitionId> {
+        if self.read_first.is_empty() {
+            return Vec::new();
+        }
+        let is_here = |(partition, epoch, place): &(PartitionId, Epoch, Position)| {
+            deliveries.iter().any(|delivery| {
+                let origin = delivery.origin();
+                origin.partition == *partition
+                    && origin.epoch == *epoch
+                    && origin.position.is_some_and(|position| position >= *place)
+            })
+        };
+        self.read_first.extract_if(.., |first| is_here(first)).map(|(partition, ..)| partition).collect()
     }
 
     /// Partitions are asked back: nothing more of them is started.
@@ -223,7 +257,7 @@ impl Pump {
     }
 
     /// Answers those revocations of which nothing runs any more; forgets those past their deadline.
-    fn answer(&self, revoking: &mut Vec<Revoking>, owned: &mut Vec<Owned>, now: Instant) {
+    fn answer(&mut self, revoking: &mut Vec<Revoking>, owned: &mut Vec<Owned>, now: Instant) {
         let mut i = 0;
         while i < revoking.len() {
             let event = &revoking[i];
@@ -250,9 +284,10 @@ impl Pump {
         }
     }
 
-    fn lost(&self, partitions: &[Owned], owned: &mut Vec<Owned>) {
+    fn lost(&mut self, partitions: &[Owned], owned: &mut Vec<Owned>) {
         let now = Instant::now();
         owned.retain(|o| !partitions.contains(o));
+        self.read_first.retain(|(partition, epoch, _)| !partitions.contains(&(*partition, *epoch)));
         self.desk.with(now, |window| {
             let park = park_of(window, partitions);
             window.lost(self.input, partitions, now);

@@ -39,6 +39,11 @@ impl Mark {
         Self { starts: 1, at: start.map(|p| p.0), run: None, runs: 0 }
     }
 
+    /// Whether nobody came here before without progress.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.starts <= 1
+    }
+
     /// The suspicion this note raises; it ends when a window full of messages was handled.
     pub(super) fn suspicion(&self, window: usize) -> Option<Suspicion> {
         (self.starts >= STARTS).then(|| Suspicion {
@@ -116,12 +121,14 @@ impl Suspicion {
         Some((index, self.mark.to_string()))
     }
 
-    /// A message ended without killing the process.
-    pub(super) fn ran(&mut self, index: Index) {
-        if self.running == Some(index) {
-            self.running = None;
-            self.left = self.left.saturating_sub(1);
+    /// A message ended without killing the process; says whether it was the one that runs.
+    pub(super) fn ran(&mut self, index: Index) -> bool {
+        if self.running != Some(index) {
+            return false;
         }
+        self.running = None;
+        self.left = self.left.saturating_sub(1);
+        true
     }
 
     pub(super) fn is_over(&self) -> bool {

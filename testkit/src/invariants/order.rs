@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::FixedState;
 
 use super::Promised;
-use super::scan::{Index, Seen, State};
+use super::scan::{Fate, Index, Seen, State};
 use super::verdict::{Invariant, Report};
 use crate::ledger::Record;
 
@@ -37,8 +37,10 @@ impl Order {
         }
         let (Some(group), Some(message)) = (seen.group, state.message(seen)) else { return };
         let Some(topic) = message.topic else { return };
-        // A repeated effect has its own invariant; a redrive is out of order by its nature.
-        if state.fate(seen).is_some_and(|fate| fate.effects > 0 || fate.redriven) {
+        // A repeated effect has its own invariant; a redrive is out of order by its nature. What was dead-lettered or
+        // discarded had its end in its turn: a delivery that comes after it is a repetition, too.
+        let had_its_turn = |fate: &Fate| fate.effects > 0 || fate.dead.is_some() || fate.discarded.is_some();
+        if state.fate(seen).is_some_and(|fate| had_its_turn(fate) || fate.redriven) {
             return;
         }
         let lane = match (self.promised, message.key) {
@@ -74,6 +76,15 @@ mod tests {
         assert_eq!((violation.id.as_deref(), violation.key.as_deref()), (Some("1"), Some("k")));
         assert_eq!(violation.evidence.len(), 4, "both intents and both effects");
         assert!(judge([sent, handled("1"), handled("2")], strict()).is_ok());
+    }
+
+    #[test]
+    fn a_dead_letter_that_comes_again_since_its_acknowledgement_was_lost_is_no_inversion() {
+        let sent = [published("1", "k", 1), published("2", "k", 2)].concat();
+        let digest = crate::ledger::digest(&super::super::testing::message("1", "k"));
+        let dead = vec![Record::DeadLettered { id: "1".into(), group: "g".into(), digest }];
+        let verdict = judge([sent, dead, handled("2"), handled("1")], strict());
+        assert!(verdict.violations().iter().all(|v| v.invariant != Invariant::Order), "{verdict:?}");
     }
 
     #[test]

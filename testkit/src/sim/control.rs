@@ -217,6 +217,13 @@ impl Control {
         self.shared.lock().effect_counts.get(name).copied().unwrap_or(0)
     }
 
+    /// The names of those [`SimEffect`](super::SimEffect)s that committed after the first so many, in order; of no more
+    /// than 100,000 in all.
+    #[must_use]
+    pub fn effects_since(&self, first: usize) -> Vec<String> {
+        self.shared.lock().effects.iter().skip(first).cloned().collect()
+    }
+
     /// The names of the last 100,000 [`SimEffect`](super::SimEffect)s that committed, in order.
     #[must_use]
     pub fn effects(&self) -> Vec<String> {

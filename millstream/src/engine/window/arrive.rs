@@ -10,7 +10,7 @@ use millstream_core::{ByteString, Delivery, Message, PartitionId, Position, Toke
 use tokio::time::Instant;
 
 use super::entry::{Entry, Fate, History, Stage};
-use super::lanes::{Index, NONE};
+use super::lanes::{Index, NEWEST, NONE};
 use super::{Input, ParkMode, Then, Window};
 use crate::context::Item;
 use crate::engine::park;
@@ -78,6 +78,8 @@ impl Window {
             entry.attempts = attempts;
         }
         if let Some(note) = park {
+            // Where it lies in the topic, not in its park.
+            entry.item.origin.position = note.position;
             entry.attempts = note.attempts;
             entry.due = note.due.filter(|at| *at > now);
             entry.history = note.history.map(Box::new);
@@ -102,15 +104,18 @@ impl Window {
         let index = self.insert(entry);
         let is_head = self.enter_lane(index);
         match (lane, self.rules.park) {
-            (Some(lane), ParkMode::Topic) if input == Input::Main && self.lanes.parked(lane) > 0 => {
+            (Some(lane), ParkMode::Topic)
+                if input == Input::Main
+                    && self.lanes.follows_parked(lane, park::place_of(origin.position)) =>
+            {
                 self.park_to_topic(index, None);
             }
-            (Some(lane), ParkMode::Native) if self.lanes.parked(lane) > 0 && parked.is_none() => {
+            (Some(lane), ParkMode::Native) if self.lanes.is_parked(lane) && parked.is_none() => {
                 self.park_natively(index, None, now);
             }
             (Some(lane), ParkMode::Native) if parked.is_some() => {
                 // The park gave its head back: from here on the driver keeps the key's order.
-                self.lanes.unpark(lane, u32::MAX);
+                self.lanes.unpark(lane, NEWEST);
                 if is_head {
                     self.become_head(index, now);
                 }
@@ -196,7 +201,9 @@ impl Window {
             match self.rules.park {
                 ParkMode::Topic => {
                     for index in excess {
-                        if self.entries[index as usize].input == Input::Main {
+                        let entry = &self.entries[index as usize];
+                        let place = park::place_of(entry.item.origin.position);
+                        if entry.input == Input::Main && !self.lanes.precedes_parked(lane, place) {
                             self.park_to_topic(index, None);
                         }
                     }

@@ -22,10 +22,7 @@ impl Window {
             self.complete(index, Then::Ack, now);
             return;
         }
-        let suspect = self.entries.get(index as usize).filter(|e| e.marked).map(|e| (e.input, e.partition));
-        if let Some(partition) = suspect.and_then(|key| self.partitions.get_mut(&key)) {
-            partition.ran(index);
-        }
+        let suspects = self.suspects_ran(index, &rest);
         match outcome {
             Ok(()) => self.succeeded(index, rest, held.map(|h| h.close()).unwrap_or_default(), now),
             Err(failure) => {
@@ -38,7 +35,7 @@ impl Window {
                 }
             }
         }
-        if let Some(key) = suspect {
+        for key in suspects {
             self.after_suspect(key, now);
         }
     }

@@ -8,13 +8,16 @@ use std::collections::HashMap;
 use std::hash::BuildHasher;
 
 use foldhash::fast::{FixedState, RandomState};
-use millstream_core::PartitionId;
+use millstream_core::{PartitionId, Position};
 
 /// The place of an entry in the window's slab.
 pub(crate) type Index = u32;
 
 /// No entry.
 pub(crate) const NONE: Index = Index::MAX;
+
+/// Behind all that a park can hold.
+pub(crate) const NEWEST: Position = Position(u64::MAX);
 
 /// A key's hash.
 pub(crate) type LaneId = u64;
@@ -27,14 +30,25 @@ pub(crate) struct Lane {
     pub(crate) tail: Index,
     /// Messages here.
     pub(crate) len: u32,
-    /// Messages of this key that the park holds: newer ones queue there behind them.
-    pub(crate) parked: u32,
+    /// The park holds messages of this key, the newest of them from this place in the topic: what follows queues
+    /// there behind it. A place and not a count: what is read from the park, or written to it, a second time after a
+    /// fault does not falsify it.
+    parked_to: Option<Position>,
+    /// From where the oldest of them came: what is older still is not in the park, and goes before them.
+    parked_from: Position,
     /// The partition whose park that is.
     partition: PartitionId,
 }
 
 impl Lane {
-    const EMPTY: Self = Self { head: NONE, tail: NONE, len: 0, parked: 0, partition: PartitionId(0) };
+    const EMPTY: Self = Self {
+        head: NONE,
+        tail: NONE,
+        len: 0,
+        parked_to: None,
+        parked_from: Position(0),
+        partition: PartitionId(0),
+    };
 }
 
 #[derive(Debug)]
@@ -60,8 +74,19 @@ impl Lanes {
         self.lanes.get(&id)
     }
 
-    pub(crate) fn parked(&self, id: LaneId) -> u32 {
-        self.lanes.get(&id).map_or(0, |l| l.parked)
+    /// Whether the park holds messages of this key.
+    pub(crate) fn is_parked(&self, id: LaneId) -> bool {
+        self.lanes.get(&id).is_some_and(|l| l.parked_to.is_some())
+    }
+
+    /// Whether a message from this place in the topic has to queue in the park, behind those of its key.
+    pub(crate) fn follows_parked(&self, id: LaneId, place: Position) -> bool {
+        self.lanes.get(&id).is_some_and(|l| l.parked_to.is_some() && place >= l.parked_from)
+    }
+
+    /// Whether the park holds messages of this key from behind this place in the topic.
+    pub(crate) fn precedes_parked(&self, id: LaneId, place: Position) -> bool {
+        self.lanes.get(&id).is_some_and(|l| l.parked_to.is_some_and(|newest| place < newest))
     }
 
     /// Puts an entry behind those of its lane. The entry before it, to be linked to it, or `None` if it is
@@ -91,7 +116,7 @@ impl Lanes {
         if next != NONE {
             return Some(next);
         }
-        if lane.parked == 0 {
+        if lane.parked_to.is_none() {
             self.lanes.remove(&id);
         }
         None
@@ -102,10 +127,11 @@ impl Lanes {
         self.lanes.iter().filter(|(_, l)| l.len > more_than).map(|(id, l)| (*id, *l)).collect()
     }
 
-    /// Counts messages of a key into the park, or out of it.
-    pub(crate) fn park(&mut self, id: LaneId, count: u32, partition: PartitionId) {
+    /// The park holds a message of a key, from this place in the topic.
+    pub(crate) fn park(&mut self, id: LaneId, place: Position, partition: PartitionId) {
         let lane = self.lanes.entry(id).or_insert(Lane::EMPTY);
-        lane.parked += count;
+        lane.parked_from = if lane.parked_to.is_some() { place.min(lane.parked_from) } else { place };
+        lane.parked_to = lane.parked_to.max(Some(place));
         lane.partition = partition;
     }
 
@@ -113,16 +139,20 @@ impl Lanes {
     pub(crate) fn forget_parked(&mut self, partition: PartitionId) {
         self.lanes.retain(|_, lane| {
             if lane.partition == partition {
-                lane.parked = 0;
+                lane.parked_to = None;
             }
-            lane.parked > 0 || lane.len > 0
+            lane.parked_to.is_some() || lane.len > 0
         });
     }
 
-    pub(crate) fn unpark(&mut self, id: LaneId, count: u32) {
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.parked = lane.parked.saturating_sub(count);
-            if lane.parked == 0 && lane.len == 0 {
+    /// A message of a key, from this place in the topic, came out of the park and is through. They come in their order:
+    /// with the newest the park holds none any more.
+    pub(crate) fn unpark(&mut self, id: LaneId, place: Position) {
+        if let Some(lane) = self.lanes.get_mut(&id)
+            && lane.parked_to.is_some_and(|newest| newest <= place)
+        {
+            lane.parked_to = None;
+            if lane.len == 0 {
                 self.lanes.remove(&id);
             }
         }
@@ -135,6 +165,6 @@ impl Lanes {
 
     /// Keys that the park holds messages of.
     pub(crate) fn parked_keys(&self) -> usize {
-        self.lanes.values().filter(|l| l.parked > 0).count()
+        self.lanes.values().filter(|l| l.parked_to.is_some()).count()
     }
 }

@@ -5,26 +5,33 @@ use std::time::Duration;
 use millstream_core::PartitionId;
 use tokio::time::Instant;
 
-use super::lanes::{Index, LaneId, NONE};
+use super::lanes::{Index, LaneId, NEWEST, NONE};
 use super::{DedupStep, Input, Load, ParkLoad, ParkMode, Stage, Then, Window};
 use crate::context::Item;
+use crate::engine::park;
 
 impl Window {
     /// Parks the head of a lane until then and all that is behind it.
     pub(super) fn park_lane(&mut self, index: Index, wait: Duration, now: Instant) {
-        if self.entries[index as usize].input == Input::Park {
-            // It is parked already; here it waits in its place.
+        let entry = &self.entries[index as usize];
+        let (lane, place) = (entry.lane, park::place_of(entry.item.origin.position));
+        let overtaken = self.rules.park == ParkMode::Topic
+            && lane.is_some_and(|lane| self.lanes.precedes_parked(lane, place));
+        if entry.input == Input::Park || overtaken {
+            // It is parked already, or younger ones are and must not come before it: here it waits in its place.
             self.wait_until(index, now + wait);
             return;
         }
-        let lane = self.entries[index as usize].lane;
         let behind = self.behind(index);
         match self.rules.park {
             ParkMode::None => self.wait_until(index, now + wait),
             ParkMode::Topic => {
                 self.park_to_topic(index, Some(wait));
                 for other in behind {
-                    self.park_to_topic(other, None);
+                    // What came out of the park has its place in it, before this one's.
+                    if self.entries[other as usize].input == Input::Main {
+                        self.park_to_topic(other, None);
+                    }
                 }
             }
             ParkMode::Native => {
@@ -65,9 +72,8 @@ impl Window {
     }
 
     pub(super) fn mark_parked(&mut self, lane: LaneId, partition: PartitionId) {
-        if self.lanes.parked(lane) == 0 {
-            self.lanes.park(lane, 1, partition);
-        }
+        // The driver says when the key is through.
+        self.lanes.park(lane, NEWEST, partition);
     }
 
     pub(super) fn park_to_topic(&mut self, index: Index, wait: Option<Duration>) {
@@ -80,7 +86,7 @@ impl Window {
         let load = ParkLoad { message, origin, attempts: entry.attempts, due, history };
         let partition = entry.partition;
         if let Some(lane) = entry.lane {
-            self.lanes.park(lane, 1, partition);
+            self.lanes.park(lane, park::place_of(origin.position), partition);
         }
         let dedup = DedupStep::Release(reservation.into_iter().collect());
         self.leave(index, Vec::new(), Load::Park(Box::new(load)), dedup, Then::Ack);

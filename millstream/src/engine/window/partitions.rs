@@ -23,6 +23,10 @@ pub(super) struct Partition {
     start: Option<Position>,
     /// A note is stored that a crash will find.
     marked: bool,
+    /// The note that was found, if it speaks of where we start: somebody came no further than this.
+    found: Option<String>,
+    /// Something was settled under this assignment.
+    progressed: bool,
     suspicion: Option<Suspicion>,
 }
 
@@ -36,14 +40,9 @@ impl Partition {
             stopped: false,
             start: None,
             marked: false,
+            found: None,
+            progressed: false,
             suspicion: None,
-        }
-    }
-
-    /// A message of a suspected partition has run.
-    pub(super) fn ran(&mut self, index: Index) {
-        if let Some(suspicion) = &mut self.suspicion {
-            suspicion.ran(index);
         }
     }
 }
@@ -57,6 +56,15 @@ pub(super) enum Keeps {
     WhatRuns,
     /// It is somebody else's.
     Nothing,
+}
+
+/// What the broker made of a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It happened.
+    Done,
+    /// It did not, or nobody knows.
+    Not,
 }
 
 /// Partitions to be read no further, and those to be read again.
@@ -79,6 +87,7 @@ impl Window {
                 let window = self.rules.policy.max_in_flight;
                 partition.marked = true;
                 partition.suspicion = mark.suspicion(window);
+                partition.found = one.mark.clone().filter(|_| !mark.is_fresh());
                 if partition.suspicion.is_some() {
                     tracing::warn!(partition = %one.partition,
                         "restarted without progress: one message at a time, to find the one that kills the process");
@@ -148,7 +157,8 @@ impl Window {
         self.rules.partitions && self.partitions.values().any(|p| p.revoking)
     }
 
-    /// Asks for the notes that say "all is well", for partitions that end in order; once for each. Says
+    /// Asks for the notes that say "all is well", for partitions that end in order; once for each. One that comes to
+    /// its end without having settled anything says nothing about who died before: it leaves the note it found. Says
     /// whether there were any to ask for.
     pub(crate) fn clear_marks(&mut self, only: Option<&[(PartitionId, Epoch)]>) -> bool {
         let before = self.marks.len();
@@ -157,10 +167,11 @@ impl Window {
                 && only.is_none_or(|o| o.contains(&(*id, state.epoch)))
                 && std::mem::take(&mut state.marked)
             {
+                let found = state.found.take().filter(|_| !state.progressed);
                 self.marks.push(MarkRequest {
                     partition: *id,
                     epoch: state.epoch,
-                    note: String::new(),
+                    note: found.unwrap_or_default(),
                     then: None,
                 });
             }
@@ -273,10 +284,11 @@ impl Window {
         self.partitions.get_mut(&(input, tag.partition)).filter(|state| state.epoch == tag.epoch)
     }
 
-    /// A settlement was answered.
-    pub(super) fn confirm(&mut self, input: Input, tag: &Tag) {
+    /// A settlement was answered; `Done` is progress.
+    pub(super) fn confirm(&mut self, input: Input, tag: &Tag, answer: Answer) {
         self.unsettled -= 1;
         if let Some(state) = self.assignment(input, tag) {
+            state.progressed |= answer == Answer::Done;
             state.outstanding = state.outstanding.saturating_sub(1);
             state.tracker.confirmed(tag.count);
             let stopped = state.stopped;
@@ -317,10 +329,10 @@ impl Window {
 
     // ---- Parks -------------------------------------------------------------------------------------------
 
-    /// Counts what the park held of each key before its partition is dispatched.
-    pub(crate) fn parked_before(&mut self, partition: PartitionId, keys: &HashMap<LaneId, u32>) {
-        for (lane, count) in keys {
-            self.lanes.park(*lane, *count, partition);
+    /// Notes the oldest and the newest that the park held of each key before its partition is dispatched.
+    pub(crate) fn parked_before(&mut self, partition: PartitionId, keys: &HashMap<LaneId, [Position; 2]>) {
+        for (lane, places) in keys {
+            places.iter().for_each(|place| self.lanes.park(*lane, *place, partition));
         }
     }
 
@@ -392,6 +404,28 @@ impl Window {
         }
     }
 
+    /// Messages have run, and the process lives: of which suspected partitions they are.
+    pub(super) fn suspects_ran(&mut self, index: Index, rest: &[Index]) -> Vec<(Input, PartitionId)> {
+        let mut keys = Vec::new();
+        for one in std::iter::once(index).chain(rest.iter().copied()) {
+            let Some(entry) = self.entries.get(one as usize).filter(|e| e.marked) else { continue };
+            let key = (entry.input, entry.partition);
+            if let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) {
+                suspicion.ran(one);
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    /// A noted message is gone, run or not: a copy of one that was handled, for one. The next gets its turn.
+    pub(super) fn suspect_left(&mut self, key: (Input, PartitionId), index: Index, now: Instant) {
+        let suspicion = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut());
+        if suspicion.is_some_and(|suspicion| suspicion.ran(index)) {
+            self.after_suspect(key, now);
+        }
+    }
+
     /// After results: the next message of a suspected partition, or the end of the suspicion.
     pub(super) fn after_suspect(&mut self, key: (Input, PartitionId), now: Instant) {
         let Some(partition) = self.partitions.get_mut(&key) else { return };
@@ -405,7 +439,9 @@ impl Window {
         let note = Mark::fresh(partition.start).to_string();
         self.marks.push(MarkRequest { partition: key.1, epoch: partition.epoch, note, then: None });
         for index in waiting {
-            if let Some(entry) = self.entries.get_mut(index as usize) {
+            let entry = self.entries.get_mut(index as usize);
+            // Of what was given back meanwhile, the place may be another's.
+            if let Some(entry) = entry.filter(|e| e.stage == Stage::Reserving && (e.input, e.partition) == key) {
                 entry.marked = true;
                 self.make_ready(index, now);
             }

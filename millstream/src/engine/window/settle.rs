@@ -4,8 +4,10 @@ use millstream_core::{Effects, Error, Message, Park, ParkNote, Settled, Settleme
 use tokio::time::Instant;
 
 use super::lanes::{Index, NONE};
+use super::partitions::Answer;
 use super::{Entry, Input, Stage, Tag, Then, Window};
 use crate::Failure;
+use crate::engine::park;
 
 /// What rides along with an acknowledgement that waits for its turn in a tracker.
 #[derive(Debug)]
@@ -13,6 +15,13 @@ pub(super) struct Cargo {
     pub(super) index: Index,
     pub(super) emit: Vec<Message>,
     pub(super) effects: Effects,
+}
+
+/// How a message leaves the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    ForGood,
+    ToComeAgain,
 }
 
 impl Window {
@@ -67,7 +76,8 @@ impl Window {
             (entry.input, entry.partition, entry.number, entry.lease_until);
         let attempts = entry.attempts;
         let history = entry.history.take();
-        self.remove(index, now);
+        let leaves = if then == Then::Ack { Leaves::ForGood } else { Leaves::ToComeAgain };
+        self.remove(index, leaves, now);
         let Some(token) = token else { return };
         if self.rules.cumulative {
             match then {
@@ -92,7 +102,7 @@ impl Window {
     }
 
     /// Takes an entry out of the window and out of its lane, and lets the lane go on.
-    fn remove(&mut self, index: Index, now: Instant) {
+    fn remove(&mut self, index: Index, leaves: Leaves, now: Instant) {
         let Some(entry) = self.entries.try_remove(index as usize) else { return };
         self.bytes -= entry.size;
         if entry.input == Input::Park {
@@ -106,8 +116,8 @@ impl Window {
                 self.entries[entry.next as usize].previous = entry.previous;
             }
             let head = self.lanes.unlink(lane, entry.previous, entry.next);
-            if entry.input == Input::Park {
-                self.lanes.unpark(lane, 1);
+            if entry.input == Input::Park && leaves == Leaves::ForGood {
+                self.lanes.unpark(lane, park::place_of(entry.item.origin.position));
             }
             // Others than queued ones are of the same batch, or leaving for the park in their order.
             if let Some(head) = head
@@ -116,6 +126,9 @@ impl Window {
             {
                 self.become_head(head, now);
             }
+        }
+        if entry.marked {
+            self.suspect_left((entry.input, entry.partition), index, now);
         }
         self.wake_pump |= self.pump_waits_for_less();
     }
@@ -135,7 +148,7 @@ impl Window {
                 return Some(*settlement);
             }
             Settled::EffectsFailed(error) => {
-                self.confirm(input, &tag);
+                self.confirm(input, &tag, Answer::Not);
                 if let Some(index) = tag.waits {
                     self.undone(index, error, now);
                 }
@@ -150,13 +163,13 @@ impl Window {
             // What a later version of the contract adds is not success.
             Settled::Lost | _ => self.counts.lease_lost(tag.count as u64),
         }
-        self.confirm(input, &tag);
+        self.confirm(input, &tag, if done { Answer::Done } else { Answer::Not });
         if let Some(index) = tag.waits
             && let Some(entry) = self.entries.get_mut(index as usize)
         {
             let mut reservations: Vec<_> = entry.take_reservation().into_iter().collect();
             let extra = entry.extra.take().map(|e| *e).unwrap_or_default();
-            self.remove(index, now);
+            self.remove(index, if done { Leaves::ForGood } else { Leaves::ToComeAgain }, now);
             for other in extra.followers {
                 reservations.extend(self.entries.get_mut(other as usize).and_then(Entry::take_reservation));
                 self.complete(other, Then::Ack, now);
