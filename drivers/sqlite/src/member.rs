@@ -549,7 +549,8 @@ impl State {
                 if lane.busy || lane.due.is_some_and(|due| due > now) {
                     continue;
                 }
-                if let Some((seq, parked)) = lane.queue.first_key_value() {
+                // Whoever parked it may have died with an older one of its key unfinished: that is read before it.
+                if let Some((seq, parked)) = lane.queue.first_key_value().filter(|(seq, _)| **seq <= slot.seen) {
                     lane.busy = true;
                     let park = Some(Box::new(parked.note.clone()));
                     wanted.single.push(Single { seq: *seq, slot: index, epoch: slot.epoch, park });
@@ -573,9 +574,12 @@ impl State {
         if self.phase != Phase::Open || self.failure.is_some() {
             return None;
         }
-        let lanes =
-            self.slots.iter().flatten().filter(|slot| !slot.wanted).flat_map(|slot| slot.lanes.values());
-        lanes.filter(|lane| !lane.busy && !lane.queue.is_empty()).filter_map(|lane| lane.due).min()
+        let slots = self.slots.iter().flatten().filter(|slot| !slot.wanted);
+        let heads = slots.flat_map(|slot| slot.lanes.values().map(|lane| (slot.seen, lane)));
+        heads
+            .filter(|(seen, lane)| !lane.busy && lane.queue.keys().next().is_some_and(|seq| seq <= seen))
+            .filter_map(|(_, lane)| lane.due)
+            .min()
     }
 
     /// Single messages that could not be read now: they are read again.

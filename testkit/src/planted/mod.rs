@@ -142,7 +142,8 @@ bugs! {
     ExtendsNothing: Shape::standard_queue() => "leases::an_extended_lease_lasts",
     /// Delivers a batch back to front.
     ReordersAKey: LOG => "order::a_keys_messages_come_in_order_to_many_members"
-        | "order::an_exclusive_member_gets_total_order",
+        | "order::an_exclusive_member_gets_total_order"
+        | "settling::what_was_left_unfinished_comes_before_the_younger_that_were_parked",
     /// Gives a key to several members.
     SharesAKey: Shape::standard_queue() => "order::a_key_is_with_one_member_at_a_time",
     /// Retries by publishing anew and acknowledging: behind its successors.

@@ -213,9 +213,14 @@ impl Pool {
         let lanes: Vec<Lane> = self.parks.keys().cloned().collect();
         for lane in lanes {
             let Some(park) = self.parks.get(&lane) else { continue };
+            let head = park.waiting.first_key_value();
+            // One that was given back goes before the younger ones of its key that were parked meanwhile.
+            if park.out == 0 && head.is_some_and(|(offset, _)| self.older_waits(*offset, &lane, taking.log)) {
+                continue;
+            }
             // The key is closed to newer messages for as long as it has a park.
             taking.blocked.insert(lane.clone());
-            let Some((&offset, head)) = park.waiting.first_key_value() else { continue };
+            let Some((&offset, head)) = head else { continue };
             if park.out > 0 || self.busy.get(&lane).is_some_and(|b| b.member != taking.member) {
                 continue;
             }
@@ -230,6 +235,13 @@ impl Pool {
             park.out += 1;
             self.hand_out(offset, lane, Some(parked.note), message.clone(), taking);
         }
+    }
+
+    /// Whether a message of a lane that is not parked waits and is older than this one.
+    fn older_waits(&self, than: u64, lane: &Lane, log: &Log) -> bool {
+        self.waiting
+            .range(..than)
+            .any(|(offset, _)| log.get(*offset).is_some_and(|message| self.park_lane(*offset, message) == *lane))
     }
 
     fn take_waiting(&mut self, taking: &mut Taking<'_>) {
@@ -276,7 +288,10 @@ impl Pool {
     /// Whether a message may go out now. One that may not holds up its lane.
     fn may_go(&self, lane: &Lane, offset: u64, message: &Message, taking: &mut Taking<'_>) -> bool {
         let park = self.park_lane(offset, message);
-        let parked = self.parks.contains_key(&park);
+        let parked = self
+            .parks
+            .get(&park)
+            .is_some_and(|park| park.out > 0 || park.waiting.keys().next().is_none_or(|first| *first < offset));
         let busy = self.busy.get(lane).is_some_and(|busy| {
             // A queue's key gives nothing more while messages of it are out, but for those of this read.
             busy.member != taking.member || (self.rules.lease.is_some() && !taking.mine.contains(lane))

@@ -58,6 +58,12 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case!(
             "settling",
+            what_was_left_unfinished_comes_before_the_younger_that_were_parked,
+            parking,
+            "what comes again comes before the later ones of its key, also those in the park (reader, rule 4)"
+        ),
+        case!(
+            "settling",
             deliveries_are_counted_anew_from_each_park,
             parking,
             "a message that waited long is no crash loop: a park counts anew (Delivery::deliveries)"
@@ -233,6 +239,22 @@ async fn a_parked_message_outlives_its_member(world: World) -> Checked {
         "it came out of the park with {note:?}"
     );
     second.handle(again).await?;
+    world.verify(world.rules())
+}
+
+async fn what_was_left_unfinished_comes_before_the_younger_that_were_parked(world: World) -> Checked {
+    let messages: Vec<_> = (0..4).map(|_| world.message("k")).collect();
+    let ids: Vec<_> = messages.iter().map(|m| m.id.clone()).collect();
+    let mut first = world.publish_and_join(messages, "g").await?;
+    let mut batch = first.take(4).await?;
+    // The first is in hand and slow, the second waits behind it; to make room, what follows was parked.
+    for younger in batch.drain(2..).collect::<Vec<_>>() {
+        first.settle_done(younger, park(None)).await?;
+    }
+    first.vanish();
+    let mut second = world.join("g").await?;
+    let came: Vec<_> = second.work_again(4).await?.into_iter().map(|m| m.id).collect();
+    ensure!(came == ids, "they came as {came:?}, and were {ids:?}");
     world.verify(world.rules())
 }
 
