@@ -550,7 +550,9 @@ impl State {
                     continue;
                 }
                 // Whoever parked it may have died with an older one of its key unfinished: that is read before it.
-                if let Some((seq, parked)) = lane.queue.first_key_value().filter(|(seq, _)| **seq <= slot.seen) {
+                if let Some((seq, parked)) =
+                    lane.queue.first_key_value().filter(|(seq, _)| **seq <= slot.seen)
+                {
                     lane.busy = true;
                     let park = Some(Box::new(parked.note.clone()));
                     wanted.single.push(Single { seq: *seq, slot: index, epoch: slot.epoch, park });
@@ -1037,6 +1039,24 @@ mod tests {
         member.lock().set_leaving(&[0], false);
         member.lock().want_back(0);
         assert_eq!(member.wanted(Instant::now()).unwrap().from, Some(5));
+    }
+
+    #[test]
+    fn a_parked_message_waits_until_all_before_it_was_read() {
+        // Given one that is due, parked by somebody who died with older ones of its slot unfinished.
+        let member = member(|_| 1_000);
+        let slot = crate::row::slot_of(Some(b"k"), 7);
+        let parked =
+            ParkedMessage { seq: 7, key: Some("k".into()), note: behind_note(), deliveries: 0, due: None };
+        let progress = Progress { front: 4, parked: 1, ..Progress::default() };
+        member.lock().claimed(slot, 2, &progress, vec![parked], 0);
+        // Then those are read first,
+        let wanted = member.wanted(Instant::now()).unwrap();
+        assert!(wanted.single.is_empty() && wanted.from == Some(4), "{wanted:?}");
+        // and it comes once that is done.
+        member.lock().looked_at(9, &wanted.slots);
+        let wanted = member.wanted(Instant::now()).unwrap();
+        assert_eq!(wanted.single.iter().map(|single| single.seq).collect::<Vec<_>>(), [7]);
     }
 
     #[test]

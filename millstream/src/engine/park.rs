@@ -9,8 +9,8 @@ use std::time::SystemTime;
 use foldhash::HashMap;
 use millstream_core::erased::DynReader;
 use millstream_core::{
-    Assignment, ByteString, Delivery, End, Message, OpenRequest, PartitionId, Position, Read, ReadLimits, Result,
-    Start, names,
+    Assignment, ByteString, Delivery, End, Message, OpenRequest, PartitionId, Position, Read, ReadLimits,
+    Result, Start, names,
 };
 use tokio::time::Instant;
 
@@ -135,7 +135,8 @@ pub(super) async fn scan(
         // there now tells how far to wait: a log may have holes.
         let mut before = OpenRequest::new(desk.info.topic.clone());
         before.assignment = Assignment::Manual(vec![partition]);
-        let before = before.start(Start::Position(start)).end(End::Position(Position(newest.0.saturating_add(1))));
+        let before =
+            before.start(Start::Position(start)).end(End::Position(Position(newest.0.saturating_add(1))));
         read_to_end(reader, desk, before, |delivery, _| {
             holdings.read_first = holdings.read_first.max(delivery.position);
         })

@@ -65,8 +65,8 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
                     }
                     let now = Instant::now();
                     desk.with(now, |window| {
-                        for (index, _) in wanted.drain(..) {
-                            window.reserved(index, None, now);
+                        for (seat, _) in wanted.drain(..) {
+                            window.reserved(seat, None, now);
                         }
                     });
                     tokio::select! {
@@ -81,15 +81,15 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
         if wanted.is_empty() {
             continue;
         }
-        let (places, keys): (Vec<_>, Vec<_>) = wanted.drain(..).unzip();
+        let (seats, keys): (Vec<_>, Vec<_>) = wanted.drain(..).unzip();
         match store.reserve(keys, desk.policy.dedup_lease).await {
             Ok(answers) => {
                 desk.faults.clear(Place::Dedup);
                 let now = Instant::now();
                 desk.with(now, |window| {
                     let mut answers = answers.into_iter();
-                    for index in places {
-                        window.reserved(index, answers.next(), now);
+                    for seat in seats {
+                        window.reserved(seat, answers.next(), now);
                     }
                 });
             }
@@ -100,8 +100,8 @@ pub(super) async fn run(desk: Arc<Desk>, store: Arc<dyn DynDedupStore>) {
                 }
                 let now = Instant::now();
                 desk.with(now, |window| {
-                    for index in places {
-                        window.reserved(index, None, now);
+                    for seat in seats {
+                        window.reserved(seat, None, now);
                     }
                 });
             }

@@ -239,9 +239,9 @@ impl Pool {
 
     /// Whether a message of a lane that is not parked waits and is older than this one.
     fn older_waits(&self, than: u64, lane: &Lane, log: &Log) -> bool {
-        self.waiting
-            .range(..than)
-            .any(|(offset, _)| log.get(*offset).is_some_and(|message| self.park_lane(*offset, message) == *lane))
+        self.waiting.range(..than).any(|(offset, _)| {
+            log.get(*offset).is_some_and(|message| self.park_lane(*offset, message) == *lane)
+        })
     }
 
     fn take_waiting(&mut self, taking: &mut Taking<'_>) {
@@ -288,10 +288,9 @@ impl Pool {
     /// Whether a message may go out now. One that may not holds up its lane.
     fn may_go(&self, lane: &Lane, offset: u64, message: &Message, taking: &mut Taking<'_>) -> bool {
         let park = self.park_lane(offset, message);
-        let parked = self
-            .parks
-            .get(&park)
-            .is_some_and(|park| park.out > 0 || park.waiting.keys().next().is_none_or(|first| *first < offset));
+        let parked = self.parks.get(&park).is_some_and(|park| {
+            park.out > 0 || park.waiting.keys().next().is_none_or(|first| *first < offset)
+        });
         let busy = self.busy.get(lane).is_some_and(|busy| {
             // A queue's key gives nothing more while messages of it are out, but for those of this read.
             busy.member != taking.member || (self.rules.lease.is_some() && !taking.mine.contains(lane))
@@ -368,7 +367,8 @@ impl Pool {
     pub(super) fn give_back_lane(&mut self, token: u64, now: Instant) {
         let Some(out) = self.out.get(&token) else { return };
         let (offset, member, lane) = (out.offset, out.member, out.lane.clone());
-        let behind = self.out.iter().filter(|(_, o)| o.member == member && o.lane == lane && o.offset >= offset);
+        let behind =
+            self.out.iter().filter(|(_, o)| o.member == member && o.lane == lane && o.offset >= offset);
         let tokens: Vec<u64> = behind.map(|(token, _)| *token).collect();
         tokens.into_iter().for_each(|token| self.give_back(token, now));
     }

@@ -25,6 +25,13 @@ impl Input {
     pub(crate) const ALL: [Self; 2] = [Self::Main, Self::Park];
 }
 
+/// A place in the window and who is in it: by the time somebody answers, another may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seat {
+    pub(super) index: Index,
+    pub(super) stamp: u32,
+}
+
 /// A message for a runner; `rest` are the others of a batch.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -213,5 +220,5 @@ pub(crate) struct MarkRequest {
     pub(crate) partition: PartitionId,
     pub(crate) epoch: Epoch,
     pub(crate) note: String,
-    pub(crate) then: Option<Index>,
+    pub(crate) then: Option<Seat>,
 }

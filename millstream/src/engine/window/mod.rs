@@ -55,8 +55,8 @@ pub(crate) use counts::Counts;
 pub(crate) use entry::History;
 use entry::{ERROR_LIMIT, Entry, Fate, Stage};
 pub(crate) use exchange::{
-    DeadLoad, DedupStep, Done, Input, Job, Load, MarkRequest, Outgoing, Outward, ParkLoad, Report, Tag, Then,
-    Wants, Way,
+    DeadLoad, DedupStep, Done, Input, Job, Load, MarkRequest, Outgoing, Outward, ParkLoad, Report, Seat, Tag,
+    Then, Wants, Way,
 };
 pub(crate) use lanes::{Index, LaneId};
 use lanes::{Lanes, NONE};

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::lanes::{Index, LaneId, NONE};
 use super::settle::Cargo;
 use super::tracker::Tracker;
-use super::{Input, MarkRequest, Stage, Tag, Window};
+use super::{Input, MarkRequest, Seat, Stage, Tag, Window};
 use crate::engine::suspicion::{Mark, Suspicion};
 
 /// A partition that is ours.
@@ -377,7 +377,7 @@ impl Window {
                 partition: key.1,
                 epoch: partition.epoch,
                 note,
-                then: Some(index),
+                then: self.entries.get(index as usize).map(|entry| Seat { index, stamp: entry.stamp }),
             });
         }
     }
@@ -394,11 +394,12 @@ impl Window {
     }
 
     /// A note is stored, or cannot be: the message it speaks of may run.
-    pub(crate) fn marked(&mut self, then: Option<Index>, now: Instant) {
+    pub(crate) fn marked(&mut self, then: Option<Seat>, now: Instant) {
         self.marking = self.marking.saturating_sub(1);
         self.wake_pump |= self.pump_waits_for_less();
-        let Some(index) = then else { return };
-        if let Some(entry) = self.entries.get_mut(index as usize).filter(|e| e.stage == Stage::Reserving) {
+        let Some(Seat { index, stamp }) = then else { return };
+        let entry = self.entries.get_mut(index as usize);
+        if let Some(entry) = entry.filter(|e| e.stamp == stamp && e.stage == Stage::Reserving) {
             entry.marked = true;
             self.make_ready(index, now);
         }
@@ -441,7 +442,9 @@ impl Window {
         for index in waiting {
             let entry = self.entries.get_mut(index as usize);
             // Of what was given back meanwhile, the place may be another's.
-            if let Some(entry) = entry.filter(|e| e.stage == Stage::Reserving && (e.input, e.partition) == key) {
+            if let Some(entry) =
+                entry.filter(|e| e.stage == Stage::Reserving && (e.input, e.partition) == key)
+            {
                 entry.marked = true;
                 self.make_ready(index, now);
             }
