@@ -23,6 +23,8 @@ pub(crate) type Held = BTreeMap<TokenId, Open>;
 pub(crate) struct Book {
     /// Every delivery that a member has and has not settled.
     open: BTreeMap<u64, Held>,
+    /// The newest assignment of each partition: by group, and whether it is the park's.
+    newest: BTreeMap<(&'static str, bool, PartitionId), Epoch>,
     /// How often each of them is there.
     counts: BTreeMap<Open, u32>,
     /// Handled, dead-lettered or discarded, confirmed.
@@ -111,6 +113,10 @@ impl Book {
         parked: bool,
         news: &[(PartitionId, Epoch)],
     ) -> (Vec<Case>, Vec<Case>) {
+        for (partition, epoch) in news {
+            let newest = self.newest.entry((group, parked, *partition)).or_insert(*epoch);
+            *newest = (*newest).max(*epoch);
+        }
         let mut gone = Vec::new();
         let mut behind = Vec::new();
         for (member, held) in &self.open {
@@ -129,20 +135,17 @@ impl Book {
         (dropped.map(|open| open.case).collect(), behind)
     }
 
-    /// What a member of a log has handled and cannot commit, since an earlier message of its partition waits: if the
-    /// partition moves, it comes again, also in order.
+    /// What a member of a log has and cannot commit, though it was handled, since an earlier message of its partition
+    /// waits: if the partition moves, it comes again, also in order. The earlier one may have been handled, too, by
+    /// another member.
     pub(crate) fn behind_a_gap(&self, member: u64) -> Vec<Case> {
-        let mut gap: Option<TokenId> = None;
-        let mut behind = Vec::new();
-        for (token, open) in self.open.get(&member).into_iter().flatten() {
-            let same = gap.is_some_and(|gap| gap.partition == token.partition && gap.epoch == token.epoch);
-            match (self.may_end(open), same) {
-                (true, true) => behind.push(open.case.clone()),
-                (true, false) => {}
-                (false, _) => gap = Some(*token),
-            }
-        }
-        behind
+        let open = self.open.get(&member).into_iter().flat_map(BTreeMap::values);
+        open.filter(|open| self.may_end(open)).map(|open| open.case.clone()).collect()
+    }
+
+    /// Whether a delivery is of an assignment that is over: whoever was cut off does not know.
+    pub(crate) fn is_outdated(&self, group: &'static str, parked: bool, token: TokenId) -> bool {
+        self.newest.get(&(group, parked, token.partition)).is_some_and(|newest| token.epoch < *newest)
     }
 
     pub(crate) fn is_open(&self, open: &Open) -> bool {

@@ -156,11 +156,17 @@ impl WireSource {
         let disturbed = world.is_disturbed();
         for delivery in deliveries {
             let open = Open { case: (*group, delivery.message.id.clone()), parked: *park };
-            if disturbed && world.book().is_open(&open) {
-                // The broker gave it away while somebody had it.
+            let outdated = *park && world.book().is_outdated(group, true, delivery.token.id());
+            if outdated || (disturbed && world.book().is_open(&open)) {
+                // The broker gave it away while somebody had it, or thinks so.
                 world.may_come_again(&open.case);
             }
-            world.book().hold(*member, delivery.token.id(), open);
+            let mut book = world.book();
+            if *park {
+                // Its write may have had no answer; here it is.
+                book.parked.insert(open.case.clone());
+            }
+            book.hold(*member, delivery.token.id(), open);
         }
         let ids: Vec<&str> = deliveries.iter().map(|d| &*d.message.id).collect();
         world.trace.add(format_args!("{name} reads {topic} for {group}: {}", ids.join(" ")));

@@ -277,7 +277,9 @@ impl World {
         let fate = book.fates.entry(case).or_default();
         fate.runs += 1;
         fate.running += 1;
-        let twice = fate.running > 1 && !self.plan.is_stormy() && self.plan.mix.copied == 0;
+        // What has no key may be there twice, parked in any partition and read again behind a gap.
+        let once = message.lane_key().is_some() || !self.is_cumulative();
+        let twice = fate.running > 1 && once && !self.plan.is_stormy() && self.plan.mix.copied == 0;
         drop(book);
         let (id, group) = (&message.id, sub.group);
         self.trace.add(format_args!("{} begins {id} in {group}, run {number}", self.name(process)));

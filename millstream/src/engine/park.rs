@@ -6,7 +6,7 @@
 
 use std::time::SystemTime;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use millstream_core::erased::DynReader;
 use millstream_core::{
     Assignment, ByteString, Delivery, End, Message, OpenRequest, PartitionId, Position, Read, ReadLimits,
@@ -108,6 +108,8 @@ pub(super) struct Holdings {
     /// Messages of the topic up to here may be older than some in the park, and were not handled: the park is not
     /// read before they have been.
     pub(super) read_first: Option<Position>,
+    /// Places from where the topic is read on of which the message lies in the park.
+    pub(super) again: HashSet<u64>,
 }
 
 /// Reads a partition of the park to its end. Nothing is settled. `start`: where the topic is read from.
@@ -120,6 +122,14 @@ pub(super) async fn scan(
     let mut holdings = Holdings::default();
     let held = request(desk, vec![partition]).end(End::Latest);
     read_to_end(reader, desk, held, |delivery, window| {
+        // What has no key may be parked in any partition.
+        let from = delivery.message.headers.get_str(names::PARK_PARTITION).and_then(|p| p.parse().ok());
+        if let (Some(start), Some(place)) = (start, position_of(&delivery.message))
+            && from == Some(partition.0)
+            && place >= start
+        {
+            holdings.again.insert(place.0);
+        }
         if let Some(key) = delivery.message.lane_key() {
             let place = place_of(position_of(&delivery.message));
             let [oldest, newest] = holdings.keys.entry(window.lane_of(key)).or_insert([place; 2]);

@@ -205,9 +205,9 @@ impl Pump {
             return;
         }
         match held {
-            Ok(Holdings { keys, read_first }) => {
+            Ok(Holdings { keys, read_first, again }) => {
                 self.desk.faults.clear(Place::Park);
-                self.desk.with(Instant::now(), |window| window.parked_before(partition, &keys));
+                self.desk.with(Instant::now(), |window| window.parked_before(partition, &keys, again));
                 match read_first {
                     Some(place) => self.read_first.push((partition, epoch, place)),
                     None => self.read_park(partition),

@@ -33,6 +33,11 @@ impl Window {
             return;
         };
         self.counts.read(1);
+        if input == Input::Main && self.lies_in_park(&origin) {
+            // Parked and not committed: it is handled from there.
+            self.track(input, origin.partition, number, delivery.token, None);
+            return;
+        }
         let Delivery { mut message, token, position, deliveries, parked, .. } = delivery;
         if message.id.is_empty() {
             let id = foreign_id(&message, origin.partition, position, &token);
@@ -61,6 +66,7 @@ impl Window {
             stamp: 0,
             single: false,
             marked: false,
+            unparked: parked.is_some(),
             history: None,
             reservation: None,
             reserved_at: None,
@@ -197,6 +203,14 @@ impl Window {
             return;
         }
         for (lane, ends) in self.lanes.crowded(self.share()) {
+            // One that waits for its next attempt can go itself, and all others behind it.
+            let head = self.entries.get(ends.head as usize).filter(|head| head.stage == Stage::Waiting);
+            if let Some(due) = head.and_then(|head| head.due)
+                && self.may_park(ends.head)
+            {
+                self.park_lane(ends.head, due.saturating_duration_since(now), now);
+                continue;
+            }
             let excess: Vec<Index> = self.behind(ends.head).into_iter().skip(KEPT).collect();
             match self.rules.park {
                 ParkMode::Topic => {

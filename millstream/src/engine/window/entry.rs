@@ -82,6 +82,8 @@ pub(super) struct Entry {
     pub(super) single: bool,
     /// The suspicion that it kills processes is noted durably: it may run.
     pub(super) marked: bool,
+    /// It came out of the driver's own park: younger ones of its key are still there.
+    pub(super) unparked: bool,
     pub(super) history: Option<Box<History>>,
     pub(super) reservation: Option<Box<Reservation>>,
     /// When that was made.

@@ -13,15 +13,12 @@ use crate::engine::park;
 impl Window {
     /// Parks the head of a lane until then and all that is behind it.
     pub(super) fn park_lane(&mut self, index: Index, wait: Duration, now: Instant) {
-        let entry = &self.entries[index as usize];
-        let (lane, place) = (entry.lane, park::place_of(entry.item.origin.position));
-        let overtaken = self.rules.park == ParkMode::Topic
-            && lane.is_some_and(|lane| self.lanes.precedes_parked(lane, place));
-        if entry.input == Input::Park || overtaken {
-            // It is parked already, or younger ones are and must not come before it: here it waits in its place.
+        if !self.may_park(index) {
+            // Here it waits in its place.
             self.wait_until(index, now + wait);
             return;
         }
+        let lane = self.entries[index as usize].lane;
         let behind = self.behind(index);
         match self.rules.park {
             ParkMode::None => self.wait_until(index, now + wait),
@@ -54,6 +51,26 @@ impl Window {
                     self.release_and(other, Then::Retry(after), now);
                 }
             }
+        }
+    }
+
+    /// Whether the head of a lane may be parked: not if it is, nor if younger ones of its key are and would come before
+    /// it.
+    pub(super) fn may_park(&self, index: Index) -> bool {
+        let entry = &self.entries[index as usize];
+        let Some(lane) = entry.lane else { return entry.input == Input::Main };
+        match self.rules.park {
+            ParkMode::Topic => {
+                let place = park::place_of(entry.item.origin.position);
+                entry.input == Input::Main && !self.lanes.precedes_parked(lane, place)
+            }
+            // The driver gives the next only once this one is settled.
+            ParkMode::Native if entry.unparked => true,
+            ParkMode::Native => {
+                let came_out = |index: &Index| self.entries[*index as usize].unparked;
+                !self.lanes.is_parked(lane) && !self.behind(index).iter().any(came_out)
+            }
+            ParkMode::None | ParkMode::Redeliver(_) => true,
         }
     }
 

@@ -1,13 +1,13 @@
 //! Partitions: assignments with their epochs, contiguous commit, giving back, and suspicion.
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use millstream_core::{Assigned, Epoch, Origin, PartitionId, Position, Settlement, Token};
 use tokio::time::Instant;
 
 use super::lanes::{Index, LaneId, NONE};
 use super::settle::Cargo;
 use super::tracker::Tracker;
-use super::{Input, MarkRequest, Seat, Stage, Tag, Window};
+use super::{Input, MarkRequest, ParkMode, Seat, Stage, Tag, Window};
 use crate::engine::suspicion::{Mark, Suspicion};
 
 /// A partition that is ours.
@@ -27,6 +27,8 @@ pub(super) struct Partition {
     found: Option<String>,
     /// Something was settled under this assignment.
     progressed: bool,
+    /// Places of messages that are read again and lie in the park: their acknowledgement was not committed.
+    in_park: HashSet<u64>,
     suspicion: Option<Suspicion>,
 }
 
@@ -42,6 +44,7 @@ impl Partition {
             marked: false,
             found: None,
             progressed: false,
+            in_park: HashSet::default(),
             suspicion: None,
         }
     }
@@ -329,11 +332,29 @@ impl Window {
 
     // ---- Parks -------------------------------------------------------------------------------------------
 
-    /// Notes the oldest and the newest that the park held of each key before its partition is dispatched.
-    pub(crate) fn parked_before(&mut self, partition: PartitionId, keys: &HashMap<LaneId, [Position; 2]>) {
+    /// Notes what the park held before its partition is dispatched: the oldest and the newest of each key, and what is
+    /// about to be read again.
+    pub(crate) fn parked_before(
+        &mut self,
+        partition: PartitionId,
+        keys: &HashMap<LaneId, [Position; 2]>,
+        again: HashSet<u64>,
+    ) {
         for (lane, places) in keys {
             places.iter().for_each(|place| self.lanes.park(*lane, *place, partition));
         }
+        if let Some(state) = self.partitions.get_mut(&(Input::Main, partition)) {
+            state.in_park = again;
+        }
+    }
+
+    /// Whether a message of the topic lies in the park since before its partition was dispatched.
+    pub(super) fn lies_in_park(&mut self, origin: &Origin) -> bool {
+        if self.rules.park != ParkMode::Topic {
+            return false;
+        }
+        let Some(state) = self.partitions.get_mut(&(Input::Main, origin.partition)) else { return false };
+        !state.in_park.is_empty() && origin.position.is_some_and(|place| state.in_park.remove(&place.0))
     }
 
     /// The lane of a key.
