@@ -455,7 +455,11 @@ impl Settler for WireSettler {
                 if heard { outcomes } else { (0..count).map(unknown).collect() }
             }
             Passage::Silent if wire.link.healed_in_time().await => self.inner.settle(batch).await,
-            Passage::Silent => (0..count).map(unknown).collect(),
+            Passage::Silent => {
+                let tokens: Vec<TokenId> = batch.iter().map(|settlement| settlement.token.id()).collect();
+                wire.world.control.forget(&seat.topic, wire.world.broker_group(seat.group), &tokens);
+                (0..count).map(unknown).collect()
+            }
         };
         on_the_way.answered(&outcomes);
         outcomes

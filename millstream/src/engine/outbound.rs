@@ -55,6 +55,13 @@ pub(super) async fn run(desk: Arc<Desk>, route: Route) {
             not_before: None,
             backoff: Backoff::default(),
         }));
+        if route.way == Way::Park {
+            desk.with(now, |window| {
+                let outdated: Vec<Trip> =
+                    trips.extract_if(.., |trip| window.is_outdated(&trip.out)).collect();
+                outdated.into_iter().for_each(|trip| window.stays(trip.out, now));
+            });
+        }
         let mut going = go(&mut trips, now);
         if going.is_empty() {
             let next = trips.iter().filter_map(|t| t.not_before).min();

@@ -15,10 +15,14 @@ use super::backoff::Backoff;
 use super::desk::{Desk, Phase};
 use super::faults::Place;
 use super::park::{self, Holdings};
-use super::window::{Input, Window};
+use super::window::{Input, Way, Window};
 
 /// How long a window that is full may stand still before crowded lanes are parked.
 const STANDSTILL: Duration = Duration::from_millis(100);
+
+/// How often is looked whether writes to the park have ended. Only a partition that was taken away while some were
+/// under way waits for them.
+const STILL_PARKING: Duration = Duration::from_millis(10);
 
 /// A partition under an assignment.
 type Owned = (PartitionId, Epoch);
@@ -189,6 +193,11 @@ impl Pump {
         let (reader, desk) = (Arc::clone(&side.reader), Arc::clone(&self.desk));
         scans.spawn(async move {
             tokio::time::sleep(after).await;
+            // What was being parked under an earlier assignment is there by then, or will not be.
+            while desk.with(Instant::now(), |window| window.is_parking(assigned.partition)) {
+                desk.outbound_bells[Way::Park as usize].notify_one();
+                tokio::time::sleep(STILL_PARKING).await;
+            }
             let held = park::scan(&*reader, &desk, assigned.partition, assigned.start).await;
             (assigned, held)
         });

@@ -132,6 +132,16 @@ impl Control {
         });
     }
 
+    /// What a member of a broker without leases sent was lost with its connection: what it held of these messages' lanes,
+    /// from each of them on, comes again.
+    pub fn forget(&self, topic: &str, group: &str, tokens: &[TokenId]) {
+        self.shared.change(|state, _, now| {
+            if let Some(pool) = state.pools.get_mut(&key(topic, group)).filter(|pool| !pool.has_leases()) {
+                tokens.iter().for_each(|token| pool.give_back_lane(token.id, now));
+            }
+        });
+    }
+
     /// The members of a group.
     #[must_use]
     pub fn members(&self, topic: &str, group: &str) -> Vec<MemberId> {

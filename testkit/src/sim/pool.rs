@@ -142,6 +142,10 @@ impl Pool {
         self.rules.order == Order::None
     }
 
+    pub(super) fn has_leases(&self) -> bool {
+        self.rules.lease.is_some()
+    }
+
     pub(super) fn members(&self) -> impl Iterator<Item = u32> {
         self.members.keys().copied()
     }

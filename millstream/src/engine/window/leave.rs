@@ -80,6 +80,7 @@ impl Window {
     /// What had to leave has left, confirmed.
     pub(crate) fn left(&mut self, out: &Outgoing, now: Instant) {
         self.leaving -= 1;
+        self.no_longer_parking(&out.load);
         let Some(entry) = self.entries.get_mut(out.index as usize) else { return };
         let effects = entry.extra.as_mut().map(|e| std::mem::take(&mut e.effects)).unwrap_or_default();
         if effects.is_empty() {

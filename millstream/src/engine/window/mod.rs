@@ -83,6 +83,8 @@ pub(crate) struct Window {
     /// Jobs with the runners, begun or not.
     out: usize,
     leaving: usize,
+    /// Messages of a partition on their way to the park, under whatever assignment.
+    parking: HashMap<PartitionId, usize>,
     /// Handed to the settlers and not yet answered.
     unsettled: usize,
     bytes: usize,
@@ -127,6 +129,7 @@ impl Window {
             running: 0,
             out: 0,
             leaving: 0,
+            parking: HashMap::default(),
             unsettled: 0,
             bytes: 0,
             park_entries: 0,

@@ -1,12 +1,14 @@
 //! Parking: what must wait long is set aside with its key, one way or another.
 
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use millstream_core::PartitionId;
 use tokio::time::Instant;
 
 use super::lanes::{Index, LaneId, NEWEST, NONE};
-use super::{DedupStep, Input, Load, ParkLoad, ParkMode, Stage, Then, Window};
+use super::partitions::Keeps;
+use super::{DedupStep, Input, Load, Outgoing, ParkLoad, ParkMode, Stage, Then, Window};
 use crate::context::Item;
 use crate::engine::park;
 
@@ -106,7 +108,38 @@ impl Window {
             self.lanes.park(lane, park::place_of(origin.position), partition);
         }
         let dedup = DedupStep::Release(reservation.into_iter().collect());
+        *self.parking.entry(origin.partition).or_default() += 1;
         self.leave(index, Vec::new(), Load::Park(Box::new(load)), dedup, Then::Ack);
+    }
+
+    /// Whether something on its way to the park is of an assignment that is over. Written now, it could stand in the
+    /// park before an older one that is read again.
+    pub(crate) fn is_outdated(&self, out: &Outgoing) -> bool {
+        matches!(out.load, Load::Park(_)) && self.keeps(out.index) == Keeps::Nothing
+    }
+
+    /// It is not written: whoever has its partition now handles it.
+    pub(crate) fn stays(&mut self, out: Outgoing, now: Instant) {
+        self.leaving -= 1;
+        self.no_longer_parking(&out.load);
+        let (DedupStep::Confirm(mut reservations) | DedupStep::Release(mut reservations)) = out.dedup;
+        self.outworn.append(&mut reservations);
+        self.complete(out.index, Then::Release, now);
+    }
+
+    /// Whether anything of a partition is on its way to the park.
+    pub(crate) fn is_parking(&self, partition: PartitionId) -> bool {
+        self.parking.contains_key(&partition)
+    }
+
+    pub(super) fn no_longer_parking(&mut self, load: &Load) {
+        let Load::Park(load) = load else { return };
+        if let Entry::Occupied(mut count) = self.parking.entry(load.origin.partition) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     pub(super) fn park_natively(&mut self, index: Index, after: Option<Duration>, now: Instant) {
