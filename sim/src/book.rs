@@ -91,12 +91,12 @@ impl Book {
         held.range(first..=token).map(|(token, _)| *token).collect()
     }
 
-    /// Forgets what a member held of partitions that it lost.
-    pub(crate) fn lose(&mut self, member: u64, partitions: &[PartitionId]) {
+    /// Forgets what a member held of partitions that it lost, and says what that was.
+    pub(crate) fn lose(&mut self, member: u64, partitions: &[PartitionId]) -> Vec<Case> {
         let held = self.open.get(&member).into_iter().flat_map(BTreeMap::keys);
         let gone: Vec<TokenId> =
             held.filter(|token| partitions.contains(&token.partition)).copied().collect();
-        gone.into_iter().for_each(|token| drop(self.release(member, token)));
+        gone.into_iter().filter_map(|token| self.release(member, token)).map(|open| open.case).collect()
     }
 
     pub(crate) fn forget(&mut self, member: u64) {
@@ -106,9 +106,11 @@ impl Book {
     }
 
     /// Partitions were given out anew: what was held of them under earlier assignments is nobody's any more. Gives
-    /// all of that, and what of it waited behind a gap.
+    /// all of that, and what of it waited behind a gap. Of a park only what this member held: whoever looks into a park
+    /// takes it from nobody.
     pub(crate) fn reassigned(
         &mut self,
+        to: u64,
         group: &'static str,
         parked: bool,
         news: &[(PartitionId, Epoch)],
@@ -119,7 +121,7 @@ impl Book {
         }
         let mut gone = Vec::new();
         let mut behind = Vec::new();
-        for (member, held) in &self.open {
+        for (member, held) in self.open.iter().filter(|(member, _)| !parked || **member == to) {
             let old = held.iter().filter(|(token, open)| {
                 let earlier =
                     |(p, epoch): &(PartitionId, Epoch)| token.partition == *p && token.epoch < *epoch;

@@ -135,7 +135,7 @@ impl WireSource {
             Read::Assigned(news) => {
                 let news: Vec<_> = news.iter().map(|a| (a.partition, a.epoch)).collect();
                 world.trace.add(format_args!("{name} is assigned {topic} {news:?}"));
-                let (dropped, behind) = world.book().reassigned(group, *park, &news);
+                let (dropped, behind) = world.book().reassigned(*member, group, *park, &news);
                 dropped.iter().for_each(|case| world.may_come_again(case));
                 world.gap_moves(&behind);
             }
@@ -146,7 +146,8 @@ impl WireSource {
             Read::Lost(lost) => {
                 let partitions: Vec<PartitionId> = lost.partitions.iter().map(|(p, _)| *p).collect();
                 world.trace.add(format_args!("{name} lost {topic} {partitions:?}"));
-                world.book().lose(*member, &partitions);
+                let lost = world.book().lose(*member, &partitions);
+                lost.iter().for_each(|case| world.may_come_again(case));
             }
             _ => world.trace.add(format_args!("{name} reads {read:?} of {topic}")),
         }
@@ -368,10 +369,18 @@ impl Seat {
                 if let Some((case, digest)) = &sent.letter {
                     world.dead_lettered(case.clone(), *digest);
                 }
+                let mut ended = Vec::new();
                 for token in &sent.tokens {
                     let tokens =
                         if cumulative { world.book().up_to(self.member, *token) } else { vec![*token] };
-                    tokens.into_iter().for_each(|token| self.ended(token, sent.ending));
+                    ended.extend(tokens.into_iter().filter_map(|token| self.ended(token, sent.ending)));
+                }
+                // The answer may come after the partition was taken away.
+                for case in sent.cases.iter().filter(|case| !ended.contains(case)) {
+                    if matches!(sent.ending, Ending::Ack | Ending::Dead) {
+                        let id = case.1.clone();
+                        world.ledger.write(Record::settled(id, group, sent.ending, &Settled::Done));
+                    }
                 }
             }
             // Lost, unknown, never answered, and what a later version of the contract adds.
@@ -396,21 +405,30 @@ impl Seat {
         }
     }
 
+    /// The broker did not do these, and nobody is told so.
+    fn forgotten(&self, tokens: &[TokenId]) {
+        let world = &self.wire.world;
+        world.control.forget(&self.topic, world.broker_group(self.group), tokens);
+    }
+
     /// A delivery was settled, confirmed.
-    fn ended(&self, token: TokenId, ending: Ending) {
+    fn ended(&self, token: TokenId, ending: Ending) -> Option<Case> {
         let world = &self.wire.world;
         let mut book = world.book();
-        let Some(open) = book.release(self.member, token) else { return };
+        let open = book.release(self.member, token)?;
         if !matches!(ending, Ending::Ack | Ending::Dead) {
-            return;
+            return Some(open.case);
         }
         let early = !book.may_end(&open);
+        // Its copy in the park is still to come, whatever became of it meanwhile.
+        let ending = if !open.parked && book.parked.contains(&open.case) { Ending::Park } else { ending };
         drop(book);
         if early {
             world.breach(format!("{} was acknowledged in {} before its end", open.case.1, open.case.0));
         }
-        let id = open.case.1;
+        let id = open.case.1.clone();
         world.ledger.write(Record::settled(id, self.group, ending, &Settled::Done));
+        Some(open.case)
     }
 }
 
@@ -439,6 +457,7 @@ impl Settler for WireSettler {
         wire.travel().await;
         let unknown = |_| Settled::Unknown(wire.unreachable(&seat.topic));
         let count = batch.len();
+        let tokens: Vec<TokenId> = batch.iter().map(|settlement| settlement.token.id()).collect();
         let outcomes = match wire.link.passage().await {
             Passage::Free => self.inner.settle(batch).await,
             Passage::Refused => batch
@@ -451,13 +470,17 @@ impl Settler for WireSettler {
             Passage::Silent if wire.world.draw(fastrand::Rng::bool) => {
                 // It arrives; its answer comes once the link is healed, or never.
                 let outcomes = self.inner.settle(batch).await;
-                let heard = wire.link.healed_in_time().await;
-                if heard { outcomes } else { (0..count).map(unknown).collect() }
+                if wire.link.healed_in_time().await {
+                    outcomes
+                } else {
+                    let undone = tokens.iter().zip(&outcomes).filter(|(_, outcome)| !outcome.is_done());
+                    seat.forgotten(&undone.map(|(token, _)| *token).collect::<Vec<_>>());
+                    (0..count).map(unknown).collect()
+                }
             }
             Passage::Silent if wire.link.healed_in_time().await => self.inner.settle(batch).await,
             Passage::Silent => {
-                let tokens: Vec<TokenId> = batch.iter().map(|settlement| settlement.token.id()).collect();
-                wire.world.control.forget(&seat.topic, wire.world.broker_group(seat.group), &tokens);
+                seat.forgotten(&tokens);
                 (0..count).map(unknown).collect()
             }
         };
