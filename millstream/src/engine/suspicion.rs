@@ -6,7 +6,7 @@ use std::fmt;
 
 use millstream_core::Position;
 
-use super::window::Index;
+use super::window::Seat;
 
 /// Starts at the same position after which one message at a time is run: the first, and two restarts.
 const STARTS: u32 = 3;
@@ -94,8 +94,8 @@ pub(super) struct Suspicion {
     mark: Mark,
     /// Messages to be handled until it is over.
     left: usize,
-    running: Option<Index>,
-    queue: VecDeque<(Index, Option<Position>)>,
+    running: Option<Seat>,
+    queue: VecDeque<(Seat, Option<Position>)>,
 }
 
 impl Suspicion {
@@ -104,26 +104,36 @@ impl Suspicion {
         position.is_some_and(|p| self.mark.run == Some(p.0)) && self.mark.runs >= DEATHS
     }
 
-    pub(super) fn queue(&mut self, index: Index, position: Option<Position>) {
-        self.queue.push_back((index, position));
+    pub(super) fn queue(&mut self, seat: Seat, position: Option<Position>) {
+        self.queue.push_back((seat, position));
     }
 
-    /// The next to run, and the note to store before it does.
-    pub(super) fn next(&mut self) -> Option<(Index, String)> {
-        if self.running.is_some() {
+    /// The next to run, and the note to store before it does. Those that are gone or `waits` says no of, since they were
+    /// given back, are left out.
+    pub(super) fn next(
+        &mut self,
+        is_here: impl Fn(Seat) -> bool,
+        waits: impl Fn(Seat) -> bool,
+    ) -> Option<(Seat, String)> {
+        if self.running.is_some_and(is_here) {
             return None;
         }
-        let (index, position) = self.queue.pop_front()?;
-        self.running = Some(index);
+        let (seat, position) = loop {
+            let (seat, position) = self.queue.pop_front()?;
+            if waits(seat) {
+                break (seat, position);
+            }
+        };
+        self.running = Some(seat);
         let run = position.map(|p| p.0);
         let runs = if run == self.mark.run { self.mark.runs + 1 } else { 1 };
         self.mark = Mark { run, runs, ..self.mark.clone() };
-        Some((index, self.mark.to_string()))
+        Some((seat, self.mark.to_string()))
     }
 
     /// A message ended without killing the process; says whether it was the one that runs.
-    pub(super) fn ran(&mut self, index: Index) -> bool {
-        if self.running != Some(index) {
+    pub(super) fn ran(&mut self, seat: Seat) -> bool {
+        if self.running != Some(seat) {
             return false;
         }
         self.running = None;
@@ -135,8 +145,8 @@ impl Suspicion {
         self.left == 0
     }
 
-    pub(super) fn take_queue(&mut self) -> Vec<Index> {
-        self.queue.drain(..).map(|(i, _)| i).collect()
+    pub(super) fn take_queue(&mut self) -> Vec<Seat> {
+        self.queue.drain(..).map(|(seat, _)| seat).collect()
     }
 }
 
@@ -167,8 +177,8 @@ mod tests {
         for deaths in 0..DEATHS {
             let mut suspicion = Mark::parse(&stored).unwrap().suspicion(10).unwrap();
             assert!(!suspicion.is_guilty(Some(Position(7))), "after {deaths} deaths");
-            suspicion.queue(0, Some(Position(7)));
-            stored = suspicion.next().unwrap().1;
+            suspicion.queue(Seat::default(), Some(Position(7)));
+            stored = suspicion.next(|_| true, |_| true).unwrap().1;
         }
         assert!(Mark::parse(&stored).unwrap().suspicion(10).unwrap().is_guilty(Some(Position(7))));
     }

@@ -26,7 +26,7 @@ impl Input {
 }
 
 /// A place in the window and who is in it: by the time somebody answers, another may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Seat {
     pub(super) index: Index,
     pub(super) stamp: u32,

@@ -386,20 +386,19 @@ impl Window {
             self.crash_loop(index, now);
             return;
         }
-        suspicion.queue(index, position);
+        suspicion.queue(Seat { index, stamp: entry.stamp }, position);
         self.next_suspect(key);
     }
 
     fn next_suspect(&mut self, key: (Input, PartitionId)) {
         let Some(partition) = self.partitions.get_mut(&key) else { return };
         let Some(suspicion) = &mut partition.suspicion else { return };
-        if let Some((index, note)) = suspicion.next() {
-            self.marks.push(MarkRequest {
-                partition: key.1,
-                epoch: partition.epoch,
-                note,
-                then: self.entries.get(index as usize).map(|entry| Seat { index, stamp: entry.stamp }),
-            });
+        let entries = &self.entries;
+        let at = |seat: Seat| entries.get(seat.index as usize).filter(|entry| entry.stamp == seat.stamp);
+        let waits = |seat| at(seat).is_some_and(|entry| entry.stage == Stage::Reserving);
+        if let Some((seat, note)) = suspicion.next(|seat| at(seat).is_some(), waits) {
+            let then = Some(seat);
+            self.marks.push(MarkRequest { partition: key.1, epoch: partition.epoch, note, then });
         }
     }
 
@@ -433,7 +432,7 @@ impl Window {
             let Some(entry) = self.entries.get(one as usize).filter(|e| e.marked) else { continue };
             let key = (entry.input, entry.partition);
             if let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) {
-                suspicion.ran(one);
+                suspicion.ran(Seat { index: one, stamp: entry.stamp });
                 keys.push(key);
             }
         }
@@ -441,9 +440,9 @@ impl Window {
     }
 
     /// A noted message is gone, run or not: a copy of one that was handled, for one. The next gets its turn.
-    pub(super) fn suspect_left(&mut self, key: (Input, PartitionId), index: Index, now: Instant) {
+    pub(super) fn suspect_left(&mut self, key: (Input, PartitionId), seat: Seat, now: Instant) {
         let suspicion = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut());
-        if suspicion.is_some_and(|suspicion| suspicion.ran(index)) {
+        if suspicion.is_some_and(|suspicion| suspicion.ran(seat)) {
             self.after_suspect(key, now);
         }
     }
@@ -460,12 +459,9 @@ impl Window {
         partition.suspicion = None;
         let note = Mark::fresh(partition.start).to_string();
         self.marks.push(MarkRequest { partition: key.1, epoch: partition.epoch, note, then: None });
-        for index in waiting {
+        for Seat { index, stamp } in waiting {
             let entry = self.entries.get_mut(index as usize);
-            // Of what was given back meanwhile, the place may be another's.
-            if let Some(entry) =
-                entry.filter(|e| e.stage == Stage::Reserving && (e.input, e.partition) == key)
-            {
+            if let Some(entry) = entry.filter(|e| e.stamp == stamp && e.stage == Stage::Reserving) {
                 entry.marked = true;
                 self.make_ready(index, now);
             }

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::lanes::{Index, NONE};
 use super::partitions::Answer;
-use super::{Entry, Input, Stage, Tag, Then, Window};
+use super::{Entry, Input, Seat, Stage, Tag, Then, Window};
 use crate::Failure;
 use crate::engine::park;
 
@@ -128,7 +128,8 @@ impl Window {
             }
         }
         if entry.marked {
-            self.suspect_left((entry.input, entry.partition), index, now);
+            let seat = Seat { index, stamp: entry.stamp };
+            self.suspect_left((entry.input, entry.partition), seat, now);
         }
         self.wake_pump |= self.pump_waits_for_less();
     }
