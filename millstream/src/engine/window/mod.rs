@@ -87,6 +87,8 @@ pub(crate) struct Window {
     parking: HashMap<PartitionId, usize>,
     /// Handed to the settlers and not yet answered.
     unsettled: usize,
+    /// Of those, the ones whose message has left the window already.
+    loose: usize,
     bytes: usize,
     park_entries: usize,
     /// Gone through in an order that repeats from run to run.
@@ -131,6 +133,7 @@ impl Window {
             leaving: 0,
             parking: HashMap::default(),
             unsettled: 0,
+            loose: 0,
             bytes: 0,
             park_entries: 0,
             partitions: std::collections::HashMap::default(),
@@ -191,7 +194,7 @@ impl Window {
     }
 
     fn held(&self) -> usize {
-        self.entries.len() + self.unsettled
+        self.entries.len() + self.loose
     }
 
     fn room(&self) -> usize {

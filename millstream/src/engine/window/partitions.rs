@@ -290,6 +290,7 @@ impl Window {
     /// A settlement was answered; `Done` is progress.
     pub(super) fn confirm(&mut self, input: Input, tag: &Tag, answer: Answer) {
         self.unsettled -= 1;
+        self.loose -= usize::from(tag.waits.is_none());
         if let Some(state) = self.assignment(input, tag) {
             state.progressed |= answer == Answer::Done;
             state.outstanding = state.outstanding.saturating_sub(1);

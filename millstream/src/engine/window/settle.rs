@@ -64,6 +64,7 @@ impl Window {
 
     pub(super) fn send(&mut self, input: Input, settlement: Settlement, tag: Tag) {
         self.unsettled += 1;
+        self.loose += usize::from(tag.waits.is_none());
         self.sent(input, &tag);
         self.settlements[input as usize].push(settlement, tag);
     }
