@@ -644,8 +644,11 @@ impl Writer<'_> {
                 slot.stored_front = progress.front;
             }
         }
+        // Whether the reading thread may have something to do.
+        let mut news = false;
         for (topic, last) in self.known.take_grown() {
             self.shared.committed(&topic, last);
+            news = true;
         }
         self.verified = touched.take_verified();
         // Before anybody hears that something was lost.
@@ -654,20 +657,30 @@ impl Writer<'_> {
         let publishers =
             !waiting.is_empty() && waiting.iter().all(|waiting| matches!(waiting, Waiting::Published { .. }));
         for waiting in waiting {
+            news |= !matches!(waiting, Waiting::Published { .. } | Waiting::Settled { .. });
             match waiting {
                 Waiting::Published { outcomes, reply, .. } => drop(reply.send(Ok(outcomes))),
                 Waiting::Settled { batch, reply } => {
                     let member = Arc::clone(&batch.member);
                     let settled = batch.committed();
-                    member.set_changed();
-                    if !member.lock().to_give_back().is_empty() {
+                    let (wants, give_back, park, count) = {
+                        let state = member.lock();
+                        let give_back = !state.to_give_back().is_empty();
+                        let park = !state.to_park.is_empty();
+                        (state.wants(member.bounds), give_back, park, state.is_uncertain())
+                    };
+                    if wants {
+                        member.set_changed();
+                        news = true;
+                    }
+                    if give_back {
                         self.shared.send(Request::Balance { member: Arc::clone(&member), reply: None });
                     }
-                    if !member.lock().to_park.is_empty() {
+                    if park {
                         self.shared.send(Request::ParkBehind(Arc::clone(&member)));
                     }
                     let _ = reply.send(settled);
-                    if member.lock().is_uncertain() {
+                    if count {
                         self.shared.send(Request::CountAhead(Arc::clone(&member)));
                     }
                     // It may have come to its end, or the next suspect may be yielded.
@@ -712,7 +725,7 @@ impl Writer<'_> {
         }
         if members || moved {
             self.shared.reader_bell.ring_from_outside();
-        } else if self.shared.has_members() {
+        } else if news && self.shared.has_members() {
             self.shared.reader_bell.ring();
         }
         if dirty {

@@ -584,8 +584,8 @@ impl State {
             && self.ready_bytes <= bounds.bytes.saturating_sub(self.out_bytes) / 2
     }
 
-    /// Whether the reading thread has something to do for it, now that some were taken.
-    fn wants(&self, bounds: Bounds) -> bool {
+    /// Whether the reading thread has something to do for it, now that some were taken or settled.
+    pub(crate) fn wants(&self, bounds: Bounds) -> bool {
         self.is_low(bounds)
             || !self.again.is_empty()
             || self.is_uncertain()
