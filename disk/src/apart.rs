@@ -60,7 +60,7 @@ impl Apart {
     /// # Errors
     /// If the serving process is gone.
     pub fn arm(&mut self, fault: Fault) -> io::Result<()> {
-        self.ask(Request::Arm(fault)).map(drop)
+        self.ask(&Request::Arm(fault)).map(drop)
     }
 
     /// As [`Disk::heal`].
@@ -68,7 +68,7 @@ impl Apart {
     /// # Errors
     /// If the serving process is gone.
     pub fn heal(&mut self) -> io::Result<()> {
-        self.ask(Request::Heal).map(drop)
+        self.ask(&Request::Heal).map(drop)
     }
 
     /// As [`Disk::failed`].
@@ -76,7 +76,7 @@ impl Apart {
     /// # Errors
     /// If the serving process is gone.
     pub fn failed(&mut self) -> io::Result<u64> {
-        self.ask(Request::Failed)?.parse().map_err(io::Error::other)
+        self.ask(&Request::Failed)?.parse().map_err(io::Error::other)
     }
 
     /// Writes into a folder what is left of the files if the power is cut now.
@@ -84,10 +84,10 @@ impl Apart {
     /// # Errors
     /// If the folder cannot be written, or the serving process is gone.
     pub fn write_left(&mut self, survives: Survives, seed: u64, folder: &Path) -> io::Result<()> {
-        self.ask(Request::Left { survives, seed, folder: folder.to_owned() }).map(drop)
+        self.ask(&Request::Left { survives, seed, folder: folder.to_owned() }).map(drop)
     }
 
-    fn ask(&mut self, request: Request) -> io::Result<String> {
+    fn ask(&mut self, request: &Request) -> io::Result<String> {
         let requests = self.requests.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         writeln!(requests, "{request}")?;
         let said = self.line()?;

@@ -66,7 +66,9 @@ mod tests {
     #[test]
     fn it_never_stays_awake_for_others_than_publishers() {
         let mut linger = Linger::default();
-        (0..5).for_each(|_| drop(round(&mut linger, Duration::ZERO)));
+        for _ in 0..5 {
+            round(&mut linger, Duration::ZERO);
+        }
         linger.answered(false);
         assert_eq!(linger.until(), None);
     }
