@@ -7,6 +7,8 @@
 //! - its power is cut: from the [`Record`] of all that happened to its files come [`Image`]s of what may be left of
 //!   them ([`PowerCut`]).
 //!
+//! The process that works on it must be another than the one that serves it, if it maps files: see [`Apart`].
+//!
 //! What it takes for durable is what POSIX promises and no more: a file's bytes and its size by `fsync` of the file, its
 //! name by `fsync` of the folder. Of what was not synced, any part may survive, torn within a write at sectors of 512
 //! bytes. After an `fsync` that failed, nothing of what it was to sync counts as synced by a later one that succeeds:
@@ -14,6 +16,7 @@
 //!
 //! [1]: https://www.usenix.org/conference/atc20/presentation/rebello
 
+mod apart;
 mod faults;
 mod files;
 #[cfg(target_os = "linux")]
@@ -22,6 +25,7 @@ mod image;
 mod mount;
 mod record;
 
+pub use apart::{Apart, serve};
 pub use faults::{Failure, Fault, Lasts, Operation};
 pub use image::{Image, PowerCut, Survives};
 pub use mount::{Disk, NOTES, NotMounted};

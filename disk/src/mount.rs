@@ -37,6 +37,12 @@ impl Shared {
 #[derive(Debug)]
 pub struct NotMounted(String);
 
+impl NotMounted {
+    pub(crate) fn since(why: String) -> Self {
+        Self(why)
+    }
+}
+
 impl fmt::Display for NotMounted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

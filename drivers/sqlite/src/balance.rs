@@ -391,7 +391,8 @@ impl Members {
     }
 }
 
-/// Whether a member's slots should be looked at: somebody came or went, or a slot is free that it should have.
+/// Whether a member's slots should be looked at: somebody came or went, a slot is free that it should have, or one is
+/// its own in the file and not in memory, since the file was opened again and nobody could take it up then.
 ///
 /// # Errors
 /// As SQLite has them.
@@ -419,14 +420,19 @@ pub(crate) fn is_due(connection: &Connection, members: &Members, member: &Member
     connection
         .prepare_cached(
             "SELECT EXISTS(SELECT 1 FROM millstream_slot WHERE grp = ?1 AND (owner IS NULL OR owner NOT IN \
-             (SELECT owner FROM millstream_member WHERE grp = ?1)))",
+             (SELECT owner FROM millstream_member WHERE grp = ?1))) \
+             OR (SELECT count(*) FROM millstream_slot WHERE grp = ?1 AND owner = ?2) > ?3",
         )?
-        .query_row([group.id], |row| row.get(0))
+        .query_row(params![group.id, owner, owned], |row| row.get(0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::{Hub, Settings};
+    use crate::member::{Bounds, Group};
+    use crate::open::{self, Create, Role};
+    use crate::retention::Retention;
 
     fn row(owner: i64, joined: i64, exclusive: bool) -> Row {
         Row { owner, joined, until: i64::MAX, exclusive, process: String::new() }
@@ -451,6 +457,44 @@ mod tests {
         let shares = shares(&(1..=70).map(|n| row(n, n, false)).collect::<Vec<_>>());
         assert_eq!(shares.iter().filter(|share| **share == 1).count(), SLOTS);
         assert_eq!(shares.iter().sum::<usize>(), SLOTS);
+    }
+
+    #[test]
+    fn slots_that_a_member_has_in_the_file_alone_are_to_be_taken_up() {
+        // Given a member with all slots of its group
+        let folder = tempfile::tempdir().unwrap();
+        let patience = Duration::from_secs(5);
+        let path = open::prepare(&folder.path().join("app.db"), Create::Missing, patience).unwrap();
+        let connection = open::connect(&path, Role::Writer, patience).unwrap();
+        let settings = Settings {
+            lease: patience,
+            busy_timeout: patience,
+            retention: Retention::default(),
+            max_message: 1 << 20,
+        };
+        let hub = Hub::open(&path, settings).unwrap();
+        let (id, _) = topics::ensure(&connection, "t").unwrap();
+        let group = topics::ensure_group(&connection, id, &"g".into(), || Ok(1)).unwrap();
+        let topic = hub.shared().topic(id, &"t".into(), 0);
+        let bounds = Bounds { messages: 10, bytes: 1 << 20 };
+        let group = Group { id: group, name: "g".into() };
+        let member = Arc::new(Member::new(topic, Some(group), false, bounds, None));
+        let take_up = || {
+            balance(&connection, hub.shared(), &member).unwrap().unwrap().committed();
+            assert_eq!(member.lock().owned(), SLOTS);
+        };
+        let is_due = || {
+            let members = Members::read(&connection, &hub.shared().process).unwrap();
+            is_due(&connection, &members, &member).unwrap()
+        };
+        take_up();
+        assert!(!is_due());
+
+        // when it forgets them, since the file is opened again, then it is to look, and has them again.
+        member.lock().drop_all();
+        assert!(is_due());
+        take_up();
+        assert!(!is_due());
     }
 
     #[test]

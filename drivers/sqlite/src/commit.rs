@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::balance::{self, Balanced};
 use crate::crowd::Crowd;
 use crate::hub::{Held, Request, Shared, Work};
+use crate::linger::Linger;
 use crate::member::{Behind, Counted, Member, Phase, Unreadable};
 use crate::open::{self, Identity, Role};
 use crate::publish::{self, Known};
@@ -58,15 +59,16 @@ pub(crate) fn run(shared: Arc<Shared>, connection: Connection, identity: Identit
         retention: Instant::now() + RETENTION_EVERY,
         written: 0,
         crowd: Crowd::default(),
+        linger: Linger::default(),
         verified: Verified::default(),
-        replaced: false,
+        replaced: None,
     };
     if let Some(connection) = &writer.connection
         && let Err(error) = protect(connection, &writer.guard)
     {
         tracing::error!(%error, "handlers' SQL cannot be kept from Millstream's own tables");
     }
-    while let Some(requests) = writer.shared.next_requests(1, writer.wait()) {
+    while let Some(requests) = writer.next_requests() {
         writer.round(requests);
     }
 }
@@ -119,10 +121,11 @@ struct Writer<'w> {
     /// Bytes since a checkpoint was last asked for.
     written: usize,
     crowd: Crowd,
+    linger: Linger,
     /// Slots that are known to be ours.
     verified: Verified,
-    /// The file is not the one that was opened: nothing is acknowledged any more.
-    replaced: bool,
+    /// The file is not the one that was opened, as this says: nothing is acknowledged any more.
+    replaced: Option<String>,
 }
 
 /// What waits for the commit.
@@ -191,9 +194,20 @@ impl Writer<'_> {
         wait.min(self.retention.saturating_duration_since(now)).max(Duration::from_millis(1))
     }
 
+    fn next_requests(&mut self) -> Option<VecDeque<Request>> {
+        if let Some(until) = self.linger.until() {
+            while self.shared.waiting() == 0 && Instant::now() < until {
+                std::hint::spin_loop();
+            }
+        }
+        let requests = self.shared.next_requests(1, self.wait())?;
+        self.linger.came(!requests.is_empty());
+        Some(requests)
+    }
+
     fn round(&mut self, mut requests: VecDeque<Request>) {
-        if self.replaced {
-            self.refuse(requests, &replaced);
+        if let Some(how) = self.replaced.clone() {
+            self.refuse(requests, &|| replaced(&how));
             return;
         }
         if let Err(error) = self.reopen() {
@@ -253,8 +267,8 @@ impl Writer<'_> {
                 self.crowd.committed(self.shared.waiting(), round.requests, begun.elapsed());
                 if let Err(error) = self.identity.check() {
                     tracing::error!(path = %self.shared.path.display(), %error, "nothing is acknowledged any more");
-                    self.replaced = true;
-                    self.undone(round, &Fate::Unknown(&replaced));
+                    let how = self.replaced.insert(error.context().message.clone()).clone();
+                    self.undone(round, &Fate::Unknown(&|| replaced(&how)));
                     return;
                 }
                 self.keep(connection, false);
@@ -630,28 +644,43 @@ impl Writer<'_> {
                 slot.stored_front = progress.front;
             }
         }
+        // Whether the reading thread may have something to do.
+        let mut news = false;
         for (topic, last) in self.known.take_grown() {
             self.shared.committed(&topic, last);
+            news = true;
         }
         self.verified = touched.take_verified();
         // Before anybody hears that something was lost.
         again.extend(touched.drop_lost());
         let mut moved = false;
+        let publishers =
+            !waiting.is_empty() && waiting.iter().all(|waiting| matches!(waiting, Waiting::Published { .. }));
         for waiting in waiting {
+            news |= !matches!(waiting, Waiting::Published { .. } | Waiting::Settled { .. });
             match waiting {
                 Waiting::Published { outcomes, reply, .. } => drop(reply.send(Ok(outcomes))),
                 Waiting::Settled { batch, reply } => {
                     let member = Arc::clone(&batch.member);
                     let settled = batch.committed();
-                    member.set_changed();
-                    if !member.lock().to_give_back().is_empty() {
+                    let (wants, give_back, park, count) = {
+                        let state = member.lock();
+                        let give_back = !state.to_give_back().is_empty();
+                        let park = !state.to_park.is_empty();
+                        (state.wants(member.bounds), give_back, park, state.is_uncertain())
+                    };
+                    if wants {
+                        member.set_changed();
+                        news = true;
+                    }
+                    if give_back {
                         self.shared.send(Request::Balance { member: Arc::clone(&member), reply: None });
                     }
-                    if !member.lock().to_park.is_empty() {
+                    if park {
                         self.shared.send(Request::ParkBehind(Arc::clone(&member)));
                     }
                     let _ = reply.send(settled);
-                    if member.lock().is_uncertain() {
+                    if count {
                         self.shared.send(Request::CountAhead(Arc::clone(&member)));
                     }
                     // It may have come to its end, or the next suspect may be yielded.
@@ -696,7 +725,7 @@ impl Writer<'_> {
         }
         if members || moved {
             self.shared.reader_bell.ring_from_outside();
-        } else {
+        } else if news && self.shared.has_members() {
             self.shared.reader_bell.ring();
         }
         if dirty {
@@ -709,6 +738,7 @@ impl Writer<'_> {
                 self.shared.checkpoint_bell.ring();
             }
         }
+        self.linger.answered(publishers);
     }
 
     /// The transaction is gone: everybody is told, and what has to be done is done later.
@@ -827,10 +857,12 @@ impl Copy {
     }
 }
 
-fn replaced() -> Error {
+fn replaced(how: &str) -> Error {
     Error::new(
         ErrorKind::Io,
-        "the file was replaced or deleted while it was open: nothing is acknowledged any more",
+        format!(
+            "the file was replaced or deleted while it was open ({how}): nothing is acknowledged any more"
+        ),
     )
     .fix("put the file back, or start again with the one that is there now")
 }

@@ -366,6 +366,10 @@ impl Shared {
         }
     }
 
+    pub(crate) fn has_members(&self) -> bool {
+        !self.members.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

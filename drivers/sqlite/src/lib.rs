@@ -33,7 +33,7 @@
 //! | `open`, `errors`, `clock` | files, what SQLite says, and time that processes agree on |
 //! | `publish`, `settle`, `balance`, `retention` | what happens inside a transaction |
 //! | `member`, `ascending` | what a subscription holds in memory |
-//! | `hub`, `commit`, `turn`, `read`, `checkpoint`, `wake` | the threads of an open file |
+//! | `hub`, `commit`, `crowd`, `linger`, `turn`, `read`, `checkpoint`, `wake` | the threads of an open file |
 //! | `reader`, `writer`, `admin`, `dedup`, `store`, `driver` | thin shells around them |
 
 mod admin;
@@ -50,6 +50,7 @@ mod effects;
 mod errors;
 mod handover;
 mod hub;
+mod linger;
 mod member;
 mod open;
 mod progress;

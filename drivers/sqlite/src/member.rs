@@ -201,6 +201,13 @@ pub(crate) struct Held {
     pub(crate) from_park: bool,
 }
 
+impl Held {
+    /// The token's own number.
+    pub(crate) fn token(&self) -> u64 {
+        self.token
+    }
+}
+
 /// A message that the scheduler has.
 #[derive(Debug)]
 struct Out {
@@ -259,7 +266,10 @@ pub(crate) struct Counted {
 /// What a read came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    Some,
+    /// Deliveries; and whether the reading thread has something to do now.
+    Some {
+        wants: bool,
+    },
     Nothing,
     End,
     Failed,
@@ -353,7 +363,7 @@ impl Member {
         {
             let taken = state.take(limits, into);
             if taken > 0 {
-                return Taken::Some;
+                return Taken::Some { wants: state.wants(self.bounds) };
             }
         }
         if state.at_end(self.end) { Taken::End } else { Taken::Nothing }
@@ -497,13 +507,15 @@ impl State {
     pub(crate) fn progress(&self, slot: usize, done: &[u64], parked: i64) -> Option<Progress> {
         let slot = self.slots[slot].as_ref()?;
         let mut done = done.iter().peekable();
-        let holes = slot.pending.iter().filter(|(seq, _)| {
+        let left = slot.pending.iter().filter(|(seq, _)| {
             while done.next_if(|done| done < seq).is_some() {}
             done.peek() != Some(seq)
         });
+        let mut holes = Vec::with_capacity(slot.pending.len());
+        holes.extend(left.map(|(seq, pending)| (*seq, pending.deliveries)));
         Some(Progress {
             front: slot.seen,
-            holes: holes.map(|(seq, pending)| (*seq, pending.deliveries)).collect(),
+            holes,
             parked: u32::try_from(i64::from(slot.parked) + parked).unwrap_or(0),
         })
     }
@@ -562,9 +574,25 @@ impl State {
         let reading = self.slots.iter().flatten().filter(|slot| !slot.wanted);
         if let Some(from) = reading.map(|slot| slot.seen).min() {
             wanted.until = end.map_or(last, |end| last.min(end.saturating_sub(1)));
-            wanted.from = Some(from).filter(|from| *from < wanted.until && wanted.single.len() < room);
+            // In large blocks: to begin one costs as much as some dozens of messages.
+            let new = from < wanted.until && wanted.single.len() < room && self.is_low(bounds);
+            wanted.from = new.then_some(from);
         }
         (wanted.from.is_some() || !wanted.single.is_empty()).then_some(wanted)
+    }
+
+    /// Whether so little is ready that more is to be read.
+    fn is_low(&self, bounds: Bounds) -> bool {
+        self.ready.len() * 2 <= bounds.messages.min(READ_AHEAD)
+            && self.ready_bytes <= bounds.bytes.saturating_sub(self.out_bytes) / 2
+    }
+
+    /// Whether the reading thread has something to do for it, now that some were taken or settled.
+    pub(crate) fn wants(&self, bounds: Bounds) -> bool {
+        self.is_low(bounds)
+            || !self.again.is_empty()
+            || self.is_uncertain()
+            || self.slots.iter().flatten().any(|slot| !slot.lanes.is_empty())
     }
 
     fn slot_of_pending(&self, seq: u64) -> Option<usize> {

@@ -572,7 +572,7 @@ impl Identity {
     /// [`Io`](ErrorKind::Io) if one of them is not there.
     pub(crate) fn of(path: &Path) -> Result<Self> {
         let wal = beside(path, "-wal");
-        let look = |at: &Path| number(at).map_err(|e| changed(at).source(e));
+        let look = |at: &Path| number(at).map_err(|e| changed(at, &e.to_string()).source(e));
         Ok(Self { path: path.to_owned(), file: look(path)?, log: look(&wal)?, wal })
     }
 
@@ -584,8 +584,8 @@ impl Identity {
         for (path, opened) in [(&self.path, &self.file), (&self.wal, &self.log)] {
             match number(path) {
                 Ok(now) if now == *opened => {}
-                Ok(_) => return Err(changed(path)),
-                Err(e) => return Err(changed(path).source(e)),
+                Ok(_) => return Err(changed(path, "is another one now")),
+                Err(e) => return Err(changed(path, &e.to_string()).source(e)),
             }
         }
         Ok(())
@@ -606,8 +606,8 @@ fn number(path: &Path) -> io::Result<Number> {
     }
 }
 
-fn changed(path: &Path) -> Error {
-    refuse(ErrorKind::Io, path, "was replaced or deleted while open").fix(
+fn changed(path: &Path, how: &str) -> Error {
+    refuse(ErrorKind::Io, path, &format!("was replaced or deleted while open: {how}")).fix(
         "stop all programs on it, put back the file together with its -wal file, or restore a backup, and start again",
     )
 }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use foldhash::HashMap;
 use millstream_core::{ByteString, Error, ErrorKind, Limits, Message, Position, Result, WriteOutcome};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Statement, ToSql, params};
 
 use crate::row::{Columns, Slab, Table, nanos};
 use crate::{errors, row, schema, topics};
@@ -18,7 +18,9 @@ pub(crate) struct Known {
 #[derive(Debug)]
 struct KnownTopic {
     id: i64,
+    /// The statement for one row, and the one for [`ROWS`], once it was needed.
     insert: String,
+    insert_many: Option<String>,
     /// The last number, if it is known.
     last: Option<u64>,
     /// Whether it grew since the last commit.
@@ -45,9 +47,8 @@ impl Known {
     fn topic(&mut self, connection: &Connection, name: &ByteString) -> Result<&mut KnownTopic> {
         if !self.topics.contains_key(name) {
             let (id, _) = topics::ensure(connection, name)?;
-            let insert =
-                format!("INSERT INTO {} VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", schema::log_table(id));
-            self.topics.insert(name.clone(), KnownTopic { id, insert, last: None, grew: false });
+            let topic = KnownTopic { id, insert: insert(id, 1), insert_many: None, last: None, grew: false };
+            self.topics.insert(name.clone(), topic);
         }
         self.topics
             .get_mut(name)
@@ -67,25 +68,36 @@ pub(crate) fn write(
 ) -> Result<Vec<WriteOutcome>> {
     let mut outcomes = Vec::with_capacity(messages.len());
     let now = SystemTime::now();
-    for message in messages {
-        if let Err(refused) = acceptable(message, max_message) {
-            outcomes.push(WriteOutcome::Failed(message.locate(refused)));
-            continue;
+    let mut appended = Vec::with_capacity(messages.len());
+    for messages in messages.chunk_by(|one, next| one.topic == next.topic) {
+        let refused = |message: &Message| acceptable(message, max_message).err();
+        // A topic is made by a message that can be written.
+        let first = messages.iter().position(|message| refused(message).is_none());
+        let (unfit, messages) = messages.split_at(first.unwrap_or(messages.len()));
+        outcomes.extend(unfit.iter().filter_map(|m| Some(WriteOutcome::Failed(m.locate(refused(m)?)))));
+        let [first, ..] = messages else { continue };
+        let topic = known.topic(connection, &first.topic)?;
+        for message in messages {
+            if let Some(refused) = refused(message) {
+                outcomes.push(WriteOutcome::Failed(message.locate(refused)));
+                continue;
+            }
+            if message.deliver_at.is_some_and(|at| at > now) {
+                delay(connection, topic.id, message).map_err(|e| failed(e, message))?;
+                outcomes.push(WriteOutcome::Written(None));
+                continue;
+            }
+            let last = match topic.last {
+                Some(last) => last,
+                None => topics::last(connection, topic.id)?,
+            };
+            let seq = last + 1;
+            (topic.last, topic.grew) = (Some(seq), true);
+            appended.push((seq, message));
+            outcomes.push(WriteOutcome::Written(Some(Position(seq))));
         }
-        let topic = known.topic(connection, &message.topic)?;
-        if message.deliver_at.is_some_and(|at| at > now) {
-            delay(connection, topic.id, message).map_err(|e| failed(e, message))?;
-            outcomes.push(WriteOutcome::Written(None));
-            continue;
-        }
-        let last = match topic.last {
-            Some(last) => last,
-            None => topics::last(connection, topic.id)?,
-        };
-        let seq = last + 1;
-        append(connection, &topic.insert, topic.id, seq, message).map_err(|e| failed(e, message))?;
-        (topic.last, topic.grew) = (Some(seq), true);
-        outcomes.push(WriteOutcome::Written(Some(Position(seq))));
+        append(connection, topic, &appended).map_err(|e| failed(e, first))?;
+        appended.clear();
     }
     Ok(outcomes)
 }
@@ -113,27 +125,53 @@ fn acceptable(message: &Message, max_message: usize) -> Result<()> {
     Ok(())
 }
 
+/// Rows of one statement: to begin and end one costs as much as a row. More of them gain little.
+const ROWS: usize = 16;
+
+/// Adds messages to their topic's log.
 fn append(
     connection: &Connection,
-    insert: &str,
-    topic: i64,
-    seq: u64,
-    message: &Message,
+    topic: &mut KnownTopic,
+    messages: &[(u64, &Message)],
 ) -> rusqlite::Result<()> {
-    let columns = Columns::of(message);
-    let number = i64::try_from(seq).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-    let crc = columns.crc(Table::Log, topic, number);
-    connection.prepare_cached(insert)?.execute(params![
-        number,
-        columns.time,
-        columns.id,
-        columns.key,
-        columns.content_type,
-        columns.headers,
-        columns.data,
-        crc
-    ])?;
+    let (many, rest) = messages.as_chunks::<ROWS>();
+    if !many.is_empty() {
+        let sql = topic.insert_many.get_or_insert_with(|| insert(topic.id, ROWS));
+        let mut statement = connection.prepare_cached(sql)?;
+        many.iter().try_for_each(|rows| insert_rows(&mut statement, topic.id, rows))?;
+    }
+    if !rest.is_empty() {
+        let mut statement = connection.prepare_cached(&topic.insert)?;
+        rest.chunks(1).try_for_each(|row| insert_rows(&mut statement, topic.id, row))?;
+    }
     Ok(())
+}
+
+fn insert(topic: i64, rows: usize) -> String {
+    let row = "(?, ?, ?, ?, ?, ?, ?, ?)";
+    format!("INSERT INTO {} VALUES{}", schema::log_table(topic), vec![row; rows].join(", "))
+}
+
+fn insert_rows(statement: &mut Statement<'_>, topic: i64, rows: &[(u64, &Message)]) -> rusqlite::Result<()> {
+    let mut place = 0;
+    for (seq, message) in rows {
+        let columns = Columns::of(message);
+        let number = i64::try_from(*seq).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+        let crc = columns.crc(Table::Log, topic, number);
+        let mut bind = |value: &dyn ToSql| {
+            place += 1;
+            statement.raw_bind_parameter(place, value)
+        };
+        bind(&number)?;
+        bind(&columns.time)?;
+        bind(&columns.id)?;
+        bind(&columns.key)?;
+        bind(&columns.content_type)?;
+        bind(&columns.headers)?;
+        bind(&columns.data)?;
+        bind(&crc)?;
+    }
+    statement.raw_execute().map(drop)
 }
 
 /// Keeps a message until it is due.

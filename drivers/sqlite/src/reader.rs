@@ -171,9 +171,11 @@ impl Source for SqliteSource {
             let news = member.news.notified();
             // What is taken is in `into` before the next await: nothing can be cancelled in between.
             match member.take(limits, into) {
-                Taken::Some => {
-                    member.set_changed();
-                    self.membership.hub.shared().reader_bell.ring();
+                Taken::Some { wants } => {
+                    if wants {
+                        member.set_changed();
+                        self.membership.hub.shared().reader_bell.ring();
+                    }
                     return Ok(Read::Deliveries);
                 }
                 Taken::End => return Ok(Read::End),

@@ -54,18 +54,19 @@ impl<'m> Columns<'m> {
 
     /// The checksum of the row in this table, of this topic and under this number.
     pub(crate) fn crc(&self, table: Table, topic: i64, number: i64) -> u32 {
-        checksum(
+        let said = Said {
             table,
             topic,
-            self.name,
             number,
-            self.time,
-            self.id.as_bytes(),
-            self.key,
-            self.content_type.as_bytes(),
-            self.headers.as_deref(),
-            self.data,
-        )
+            time: self.time,
+            id: self.id.as_bytes(),
+            key: self.key,
+            content_type: self.content_type.as_bytes(),
+            headers: self.headers.as_deref(),
+            data: self.data,
+            name: self.name.as_bytes(),
+        };
+        said.crc()
     }
 }
 
@@ -105,33 +106,58 @@ impl Crc {
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "one for each column")]
-fn checksum(
+/// What a checksum is of: all that a row says, and where it is.
+struct Said<'r> {
     table: Table,
     topic: i64,
-    name: &str,
     number: i64,
     time: i64,
-    id: &[u8],
-    key: Option<&[u8]>,
-    content_type: &[u8],
-    headers: Option<&[u8]>,
-    data: Option<&[u8]>,
-) -> u32 {
-    let mut crc = Crc::new();
-    crc.update(&[table as u8]);
-    crc.update(&topic.to_le_bytes());
-    crc.update(&number.to_le_bytes());
-    crc.update(&time.to_le_bytes());
-    // Lengths between the parts, so that bytes cannot move from one to the next; absent is not empty.
-    // A dead letter names its own topic; elsewhere the table does.
-    let name = (table == Table::Dead).then_some(name.as_bytes());
-    for part in [Some(id), key, Some(content_type), headers, data].into_iter().chain(name.map(Some)) {
-        let length = part.map_or(u64::MAX, |part| part.len() as u64);
-        crc.update(&length.to_le_bytes());
-        crc.update(part.unwrap_or_default());
+    id: &'r [u8],
+    key: Option<&'r [u8]>,
+    content_type: &'r [u8],
+    headers: Option<&'r [u8]>,
+    data: Option<&'r [u8]>,
+    name: &'r [u8],
+}
+
+/// Bytes before the first part, and before each part.
+const PLACE: usize = 25;
+const LENGTH: usize = 8;
+
+impl<'r> Said<'r> {
+    /// The parts in their order. A dead letter names its own topic; elsewhere the table does.
+    fn parts(&self) -> impl Iterator<Item = Option<&'r [u8]>> {
+        let name = (self.table == Table::Dead).then_some(Some(self.name));
+        [Some(self.id), self.key, Some(self.content_type), self.headers, self.data].into_iter().chain(name)
     }
-    crc.finalize()
+
+    /// Gives it piece by piece.
+    #[inline]
+    fn give(&self, mut to: impl FnMut(&[u8])) {
+        let mut place = [0; PLACE];
+        place[0] = self.table as u8;
+        place[1..9].copy_from_slice(&self.topic.to_le_bytes());
+        place[9..17].copy_from_slice(&self.number.to_le_bytes());
+        place[17..].copy_from_slice(&self.time.to_le_bytes());
+        to(&place);
+        // Lengths between the parts, so that bytes cannot move from one to the next; absent is not empty.
+        for part in self.parts() {
+            let length = part.map_or(u64::MAX, |part| part.len() as u64);
+            to(&length.to_le_bytes());
+            to(part.unwrap_or_default());
+        }
+    }
+
+    fn crc(&self) -> u32 {
+        let mut crc = Crc::new();
+        self.give(|piece| crc.update(piece));
+        crc.finalize()
+    }
+
+    /// How many bytes it gives.
+    fn length(&self) -> usize {
+        PLACE + self.parts().map(|part| LENGTH + part.map_or(0, <[u8]>::len)).sum::<usize>()
+    }
 }
 
 /// Where the bytes of several messages lie together. They are read by one thread and freed by others: an allocation for
@@ -150,11 +176,61 @@ impl Slab {
         if bytes.len() > SLAB / 4 {
             return Bytes::copy_from_slice(bytes);
         }
-        if self.0.capacity() < bytes.len() {
-            self.0 = BytesMut::with_capacity(SLAB);
-        }
+        self.make_room(bytes.len());
         self.0.extend_from_slice(bytes);
         self.0.split().freeze()
+    }
+
+    fn make_room(&mut self, length: usize) {
+        if self.0.capacity() < length {
+            self.0 = BytesMut::with_capacity(SLAB);
+        }
+    }
+
+    /// What a row says as one piece, if it is small, with its checksum: looked through once, and copied once.
+    fn gather(&mut self, said: &Said<'_>) -> Option<(Bytes, u32)> {
+        let length = said.length();
+        if length > SLAB / 4 {
+            return None;
+        }
+        self.make_room(length);
+        said.give(|piece| self.0.extend_from_slice(piece));
+        let gathered = self.0.split().freeze();
+        let crc = crc32fast::hash(&gathered);
+        Some((gathered, crc))
+    }
+}
+
+/// The parts of a row, to be taken each in its order.
+enum Taken<'s> {
+    /// Out of one piece: what is left of it.
+    Gathered(Bytes),
+    /// Each copied by itself.
+    Large(&'s mut Slab),
+}
+
+impl Taken<'_> {
+    /// The next part, which is this.
+    fn part(&mut self, part: &[u8]) -> Bytes {
+        match self {
+            Self::Gathered(rest) => {
+                rest.advance(LENGTH);
+                // Without a part in the block, nor a hold on it.
+                if part.is_empty() { Bytes::new() } else { rest.split_to(part.len()) }
+            }
+            Self::Large(slab) => slab.copy(part),
+        }
+    }
+
+    fn optional(&mut self, part: Option<&[u8]>) -> Option<Bytes> {
+        let taken = self.part(part.unwrap_or_default());
+        part.map(|_| taken)
+    }
+
+    fn skip(&mut self, part: &[u8]) {
+        if let Self::Gathered(rest) = self {
+            rest.advance(LENGTH + part.len());
+        }
     }
 }
 
@@ -175,25 +251,40 @@ pub(crate) fn message(
     let headers = blob(row, first + 4, "headers")?;
     let data = blob(row, first + 5, "data")?;
     let expected = integer(row, first + 6, "checksum")?;
-    let crc = checksum(table, topic, name, number, time, id, key, content_type, headers, data);
+    let name_bytes = name.as_bytes();
+    let said = Said { table, topic, number, time, id, key, content_type, headers, data, name: name_bytes };
+    let (mut taken, crc) = match slab.gather(&said) {
+        Some((mut gathered, crc)) => {
+            gathered.advance(PLACE);
+            (Taken::Gathered(gathered), crc)
+        }
+        None => (Taken::Large(slab), said.crc()),
+    };
     if i64::from(crc) != expected {
         return Err(Damage(format!("its checksum is {crc:08x}, and it says {expected:08x}")));
     }
-    let mut utf8 = |bytes: &[u8], what: &str| {
-        ByteString::try_from(slab.copy(bytes)).map_err(|_| Damage(format!("its {what} is no UTF-8")))
+    let utf8 = |bytes: Bytes, what: &str| {
+        ByteString::try_from(bytes).map_err(|_| Damage(format!("its {what} is no UTF-8")))
     };
-    let id = utf8(id, "id")?;
-    let content_type = known_type(content_type).map_or_else(|| utf8(content_type, "content type"), Ok)?;
+    // In the order in which they were gathered.
+    let id = utf8(taken.part(id), "id")?;
+    let key = taken.optional(key);
+    let content_type = match known_type(content_type) {
+        Some(known) => {
+            taken.skip(content_type);
+            known
+        }
+        None => utf8(taken.part(content_type), "content type")?,
+    };
+    let headers = taken.optional(headers);
+    let data = taken.optional(data);
     Ok(Message {
         id,
         topic: name.clone(),
-        key: key.map(|bytes| slab.copy(bytes)),
-        headers: match headers {
-            Some(bytes) => decode_headers(slab.copy(bytes))?,
-            None => Headers::new(),
-        },
+        key,
+        headers: headers.map_or_else(|| Ok(Headers::new()), decode_headers)?,
         content_type,
-        data: data.map(|bytes| slab.copy(bytes)),
+        data,
         time: system_time(time),
         deliver_at: None,
     })

@@ -11,13 +11,14 @@ use millstream_core::{
     Effect, Error, ErrorKind, Park, ParkNote, Result, Settled, Settlement, Token, TokenId, Verdict,
     WriteOutcome,
 };
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use crate::effects::SqlEffect;
 use crate::member::{Behind, Counted, Held, Member, Unreadable};
 use crate::progress::{ParkedRow, Progress};
 use crate::publish::Known;
 use crate::row::nanos;
+use crate::schema::SLOTS;
 use crate::{admin, clock, errors, publish};
 
 /// What a transaction did to slots, to be applied in memory once it is durable.
@@ -145,6 +146,13 @@ impl Touched {
     /// Stores the progress of every slot that was touched; gives what is to be remembered once it is durable.
     pub(crate) fn store(&mut self, connection: &Connection) -> Result<Vec<(Arc<Member>, usize, Progress)>> {
         let mut stored = Vec::with_capacity(self.slots.len());
+        if self.slots.is_empty() {
+            return Ok(stored);
+        }
+        let failed = |member: &Arc<Member>, e| {
+            member.locate(errors::sqlite("the group's progress cannot be stored", e))
+        };
+        let mut statement = None;
         for touched in self.slots.values_mut() {
             touched.done.sort_unstable();
             let Some(group) = &touched.member.group else { continue };
@@ -155,10 +163,15 @@ impl Touched {
             let (owner, epoch) =
                 (state.owner, state.slots[touched.slot].as_ref().map_or(0, |slot| slot.epoch));
             drop(state);
-            let ours = write_progress(connection, group.id, touched.slot, (owner, epoch), &progress)
-                .map_err(|e| {
-                    touched.member.locate(errors::sqlite("the group's progress cannot be stored", e))
-                })?;
+            let statement = match &mut statement {
+                Some(statement) => statement,
+                None => {
+                    let prepared = connection.prepare_cached(WRITE_PROGRESS);
+                    statement.insert(prepared.map_err(|e| failed(&touched.member, e))?)
+                }
+            };
+            let ours = write_progress(statement, group.id, touched.slot, (owner, epoch), &progress)
+                .map_err(|e| failed(&touched.member, e))?;
             if ours {
                 stored.push((Arc::clone(&touched.member), touched.slot, progress));
             } else {
@@ -200,9 +213,12 @@ impl Touched {
     }
 }
 
+const WRITE_PROGRESS: &str = "UPDATE millstream_slot SET front = ?3, holes = ?4, parked = ?5, crc = ?6 \
+                              WHERE grp = ?1 AND slot = ?2 AND owner = ?7 AND epoch = ?8";
+
 /// Stores a slot's progress; says whether the slot is still its owner's, under this epoch.
-pub(crate) fn write_progress(
-    connection: &Connection,
+fn write_progress(
+    statement: &mut Statement<'_>,
     group: i64,
     slot: usize,
     (owner, epoch): (i64, i64),
@@ -210,12 +226,8 @@ pub(crate) fn write_progress(
 ) -> rusqlite::Result<bool> {
     let holes = progress.encode_holes();
     let crc = progress.crc(group, slot, &holes);
-    let changed = connection
-        .prepare_cached(
-            "UPDATE millstream_slot SET front = ?3, holes = ?4, parked = ?5, crc = ?6 \
-             WHERE grp = ?1 AND slot = ?2 AND owner = ?7 AND epoch = ?8",
-        )?
-        .execute(params![group, slot, progress.front, holes, progress.parked, crc, owner, epoch])?;
+    let changed =
+        statement.execute(params![group, slot, progress.front, holes, progress.parked, crc, owner, epoch])?;
     Ok(changed == 1)
 }
 
@@ -278,22 +290,38 @@ impl Batch {
                 counts.push(held.len() - before);
             }
         }
-        let mut seen = HashSet::with_capacity(held.len());
+        // Nearly never is a token in a batch twice.
+        let mut seen = held.iter().map(Held::token).collect::<Vec<_>>();
+        seen.sort_unstable();
+        let mut seen = seen.windows(2).any(|two| two[0] == two[1]).then(HashSet::new);
+        // Slots of which it was found out in this batch, under these epochs.
+        let mut known = [None; SLOTS];
         let mut rest = &held[..];
         for (item, count) in self.items.iter_mut().zip(counts) {
             let (held, others) = rest.split_at(count);
             rest = others;
-            if held.is_empty() || item.tokens().any(|token| seen.contains(&token.id)) {
+            let was_seen = |seen: &HashSet<u64>| held.iter().any(|one| seen.contains(&one.token()));
+            if held.is_empty() || seen.as_ref().is_some_and(was_seen) {
                 continue;
             }
-            let mut ours = true;
+            let mut all_ours = true;
             for one in held {
-                ours &= desk.touched.is_ours(desk.connection, &self.member, one.slot, one.epoch)?;
+                all_ours &= match known[one.slot] {
+                    Some((epoch, ours)) if epoch == one.epoch => ours,
+                    _ => {
+                        let ours =
+                            desk.touched.is_ours(desk.connection, &self.member, one.slot, one.epoch)?;
+                        known[one.slot] = Some((one.epoch, ours));
+                        ours
+                    }
+                };
             }
-            if !ours {
+            if !all_ours {
                 continue;
             }
-            seen.extend(item.tokens().map(|token| token.id));
+            if let Some(seen) = &mut seen {
+                seen.extend(held.iter().map(Held::token));
+            }
             item.outcome = desk.settle(&self.member, held, &item.settlement)?;
         }
         Ok(())
