@@ -85,6 +85,8 @@ const LONG: Duration = Duration::from_millis(1);
 async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Cell>, Context) -> F) {
     let mut slots = Slots::new(desk.policy.concurrency);
     let mut jobs: VecDeque<Job> = VecDeque::new();
+    // Those behind one that did not end, or not well.
+    let mut behind: VecDeque<Job> = VecDeque::new();
     let mut done: Vec<Done> = Vec::new();
     // How many handlers of this loop may run at once, as the window granted them.
     let mut permits = 0;
@@ -97,8 +99,8 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
         let active = slots.active();
         if slots.room() > 0 || permits > active || !done.is_empty() || !jobs.is_empty() {
             desk.with(now, |window| {
-                window.finished(&mut done, now);
                 window.put_back(&mut jobs, now);
+                window.finished(&mut done, now);
                 window.free(permits - active);
                 let room = slots.room().min(CHUNK);
                 permits = active + window.take((room, ahead), desk.runners, now, &mut jobs);
@@ -106,14 +108,23 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
         }
         let took = jobs.len();
         let deadline = desk.policy.timeout.map(|limit| now + limit);
+        let mut went_well = false;
         while slots.active() < permits
-            && let Some(Job { index, item, rest }) = jobs.pop_front()
+            && let Some(job) = jobs.pop_front()
         {
+            if job.follows && !went_well {
+                behind.push_back(job);
+                continue;
+            }
+            let Job { index, item, rest, .. } = job;
+            let before = done.len();
             let span = span(desk, &item);
             let (places, items) = rest.into_iter().unzip();
             let context = Context::new(Arc::clone(&desk.info), item, items);
             slots.start((index, places), (span, now, deadline), |cell| make(cell, context), &mut done);
+            went_well = done.len() > before && done.last().is_some_and(Done::is_plain);
         }
+        jobs.append(&mut behind);
         // What waits for something lets nothing by: others may have what is left.
         ahead = if jobs.is_empty() { (2 * ahead + 1).min(AHEAD) } else { 0 };
         let at_once = done.len();
@@ -153,7 +164,10 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
                 time.record(end.duration_since(started).as_secs_f64());
             }
             if !idle && took > LONG {
-                desk.with(end, |window| window.finished(&mut done, end));
+                desk.with(end, |window| {
+                    window.put_back(&mut jobs, end);
+                    window.finished(&mut done, end);
+                });
                 turns = TURNS;
                 ahead = 0;
             }

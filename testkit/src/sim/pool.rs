@@ -353,7 +353,8 @@ impl Pool {
     pub(super) fn give_back_lane(&mut self, token: u64, now: Instant) {
         let Some(out) = self.out.get(&token) else { return };
         let (offset, member, lane) = (out.offset, out.member, out.lane.clone());
-        let behind = self.out.iter().filter(|(_, o)| o.member == member && o.lane == lane && o.offset >= offset);
+        let behind =
+            self.out.iter().filter(|(_, o)| o.member == member && o.lane == lane && o.offset >= offset);
         let tokens: Vec<u64> = behind.map(|(token, _)| *token).collect();
         tokens.into_iter().for_each(|token| self.give_back(token, now));
     }

@@ -31,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) index: Index,
     pub(crate) item: Item,
     pub(crate) rest: Vec<(Index, Item)>,
+    /// It is behind the job before it in its lane: begun only if that one has [succeeded plainly](Done::is_plain).
+    pub(crate) follows: bool,
 }
 
 /// What a runner brings back.
@@ -42,6 +44,13 @@ pub(crate) struct Done {
     pub(crate) outcome: Outcome,
     /// What the handler published and queued, to leave with its success.
     pub(crate) held: Option<Arc<Held>>,
+}
+
+impl Done {
+    /// Whether a message was handled, and nothing has to leave before its lane goes on.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.outcome.is_ok() && self.held.is_none() && self.rest.is_empty()
+    }
 }
 
 /// What must be written, confirmed, before a message is settled.

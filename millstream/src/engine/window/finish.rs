@@ -14,14 +14,14 @@ use crate::{Failure, FailureKind};
 
 impl Window {
     pub(super) fn finish_one(&mut self, done: Done, now: Instant) {
-        let Done { index, rest, outcome, held } = done;
-        if outcome.is_ok() && held.is_none() && rest.is_empty() && self.is_plain(index) {
+        if done.is_plain() && self.is_plain(done.index) {
             // The usual case: nothing has to leave first, and the lane goes on at once.
             self.note_success();
             self.counts.handled(1);
-            self.complete(index, Then::Ack, now);
+            self.complete(done.index, Then::Ack, now);
             return;
         }
+        let Done { index, rest, outcome, held } = done;
         let suspect = self.entries.get(index as usize).filter(|e| e.marked).map(|e| (e.input, e.partition));
         if let Some(partition) = suspect.and_then(|key| self.partitions.get_mut(&key)) {
             partition.ran(index);
