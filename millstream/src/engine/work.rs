@@ -50,9 +50,14 @@ impl<H: Handler> Work for Loop<H> {
     }
 }
 
-async fn on_runtime<H: Handler>(handler: &H, cell: Arc<Cell>, context: Context) -> Outcome {
+fn on_runtime<H: Handler>(
+    handler: &H,
+    cell: Arc<Cell>,
+    context: Context,
+) -> impl Future<Output = Outcome> + Send {
     let mut guard = Guard::new(context, cell);
-    handler.call(&mut guard.context).await
+    // A block, which uses the guard where it lies: a function's arguments would be moved once more.
+    async move { handler.call(&mut guard.context).await }
 }
 
 async fn on_thread<H: Handler>(handler: Arc<H>, cell: Arc<Cell>, context: Context) -> Outcome {
@@ -119,7 +124,10 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
             let Job { index, item, rest, .. } = job;
             let before = done.len();
             let span = span(desk, &item);
-            let (places, items) = rest.into_iter().unzip();
+            let (places, items) = match rest.is_empty() {
+                true => (Vec::new(), Vec::new()),
+                false => rest.into_iter().unzip(),
+            };
             let context = Context::new(Arc::clone(&desk.info), item, items);
             slots.start((index, places), (span, now, deadline), |cell| make(cell, context), &mut done);
             went_well = done.len() > before && done.last().is_some_and(Done::is_plain);
