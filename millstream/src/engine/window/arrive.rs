@@ -41,46 +41,26 @@ impl Window {
         let park = (input == Input::Park)
             .then(|| park::unpark(Arc::make_mut(&mut message), &self.rules.topic, self.rules.clock));
         let size = message.size();
-        let mut entry = Entry {
-            item: Item { message, origin, attempt: 0, deliveries },
-            id: token.id(),
-            token: Some(token),
-            input,
-            partition: origin.partition,
-            stage: Stage::Queued,
-            lane: None,
-            previous: NONE,
-            next: NONE,
-            fate: Fate::Run,
-            number,
-            size,
-            attempts: 0,
-            excused: 0,
-            due: None,
-            lease_until: self.rules.lease.map(|l| now + l),
-            stamp: 0,
-            single: false,
-            marked: false,
-            history: None,
-            reservation: None,
-            reserved_at: None,
-            extra: None,
-        };
+        let item = Item { message, origin, attempt: 0, deliveries };
+        let mut entry = Entry::new(item, token, input, number, size);
+        entry.lease_until = self.rules.lease.map(|l| now + l);
         if let Some(note) = &parked {
             entry.attempts = note.attempts;
-            entry.history = Some(Box::new(History {
+            *entry.history() = History {
                 first_failure: note.first_failure,
                 last_failure: note.first_failure,
                 error: note.error.clone(),
                 error_type: String::new(),
-            }));
+            };
         } else if let Some(attempts) = self.remembered.take(&entry.item.message.id) {
             entry.attempts = attempts;
         }
         if let Some(note) = park {
             entry.attempts = note.attempts;
-            entry.due = note.due.filter(|at| *at > now);
-            entry.history = note.history.map(Box::new);
+            entry.set_due(note.due.filter(|at| *at > now));
+            if let Some(history) = note.history {
+                *entry.history() = history;
+            }
             self.park_entries += 1;
         }
         let message = &entry.item.message;
@@ -143,7 +123,7 @@ impl Window {
     /// The head of a lane gets its turn.
     pub(super) fn become_head(&mut self, index: Index, now: Instant) {
         let entry = &self.entries[index as usize];
-        match (entry.fate, entry.due) {
+        match (entry.fate, entry.due()) {
             (Fate::Skip, _) => {
                 self.counts.skipped(1);
                 self.complete(index, Then::Ack, now);
@@ -158,7 +138,7 @@ impl Window {
         let earliest = self.timers.peek().is_none_or(|Reverse((at, _, _))| due < *at);
         let entry = &mut self.entries[index as usize];
         entry.stage = Stage::Waiting;
-        entry.due = Some(due);
+        entry.set_due(Some(due));
         self.timers.push(Reverse((due, index, entry.stamp)));
         self.wake_pump |= earliest;
     }
@@ -170,7 +150,7 @@ impl Window {
         }
         let dedup = self.rules.policy.dedup.is_some();
         let entry = &mut self.entries[index as usize];
-        if dedup && entry.reservation.is_none() {
+        if dedup && !entry.has_reservation() {
             entry.stage = Stage::Reserving;
             self.reserving.push(index);
             return;
@@ -203,7 +183,7 @@ impl Window {
                 }
                 ParkMode::Native => {
                     let Some(head) = self.entries.get(ends.head as usize) else { continue };
-                    self.mark_parked(lane, head.partition);
+                    self.mark_parked(lane, head.partition());
                     for (i, index) in excess.into_iter().enumerate() {
                         self.park_natively(index, (i == 0).then_some(Duration::from_secs(1)), now);
                     }

@@ -93,7 +93,7 @@ impl Window {
         // One that still has to ask the store, to wait or to run alone ends the lane's part.
         if dedup
             || entry.single
-            || entry.due.is_some()
+            || entry.due().is_some()
             || entry.stage != Stage::Queued
             || entry.fate != Fate::Run
             || self.is_suspect(index)

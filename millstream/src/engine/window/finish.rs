@@ -22,7 +22,7 @@ impl Window {
             return;
         }
         let Done { index, rest, outcome, held } = done;
-        let suspect = self.entries.get(index as usize).filter(|e| e.marked).map(|e| (e.input, e.partition));
+        let suspect = self.entries.get(index as usize).filter(|e| e.marked).map(|e| (e.input, e.partition()));
         if let Some(partition) = suspect.and_then(|key| self.partitions.get_mut(&key)) {
             partition.ran(index);
         }
@@ -45,7 +45,7 @@ impl Window {
 
     /// Whether a message's success is all there is to it: no reservation to be confirmed, no suspicion to be lifted.
     fn is_plain(&self, index: Index) -> bool {
-        self.entries.get(index as usize).is_some_and(|e| e.reservation.is_none() && !e.marked)
+        self.entries.get(index as usize).is_some_and(|e| !e.has_reservation() && !e.marked)
     }
 
     /// A handler succeeded: whatever was down is up.
@@ -78,19 +78,19 @@ impl Window {
         let store = self.rules.policy.dedup.as_ref().filter(|_| self.rules.effects);
         for one in std::iter::once(index).chain(rest.iter().copied()) {
             let entry = &mut self.entries[one as usize];
-            let Some(reservation) = entry.reservation.take() else { continue };
+            let Some(reservation) = entry.take_reservation() else { continue };
             match store.and_then(|store| store.confirm_as_effect(&reservation)) {
                 Some(effect) => {
                     effects.push(effect);
                     // Kept: if the transaction comes to nothing, it is to be released.
-                    entry.reservation = Some(reservation);
+                    entry.rare().reservation = Some(reservation);
                 }
                 // Effects may still be undone, and then the next attempt must not pass for a copy.
                 None if !effects.is_empty() => {
-                    entry.reservation = Some(reservation);
-                    self.entries[index as usize].extra.get_or_insert_default().confirms = true;
+                    entry.rare().reservation = Some(reservation);
+                    self.entries[index as usize].rare().confirms = true;
                 }
-                None => reservations.push(*reservation),
+                None => reservations.push(reservation),
             }
         }
         let plain = emit.is_empty() && reservations.is_empty() && effects.is_empty();
@@ -110,7 +110,7 @@ impl Window {
         }
         // Effects without an atomic emit ride with the settlement that follows the write.
         if !effects.is_empty() {
-            self.entries[index as usize].extra.get_or_insert_default().effects = effects;
+            self.entries[index as usize].rare().effects = effects;
         }
         let load = if emit.is_empty() { Load::Nothing } else { Load::Emit(emit) };
         self.leave(index, rest, load, DedupStep::Confirm(reservations), Then::Ack);
@@ -145,7 +145,7 @@ impl Window {
         let wall = self.rules.clock.now();
         {
             let entry = &mut self.entries[index as usize];
-            let history = entry.history.get_or_insert_default();
+            let history = entry.history();
             history.first_failure.get_or_insert(wall);
             history.last_failure = Some(wall);
             history.error = failure.chain(ERROR_LIMIT);
@@ -176,8 +176,9 @@ impl Window {
                 if down {
                     Next::WaitForOutage
                 } else if kind == FailureKind::Unavailable {
-                    entry.excused = entry.excused.saturating_add(1);
-                    let wait = self.rules.policy.retry.wait(entry.excused, &mut self.rng);
+                    let excused = &mut entry.rare().excused;
+                    *excused = excused.saturating_add(1);
+                    let wait = self.rules.policy.retry.wait(*excused, &mut self.rng);
                     match self.rules.park {
                         // Each redelivery would count towards the crash loop: it waits here, its lease kept.
                         ParkMode::Redeliver(_) => Next::Retry(wait),
@@ -220,8 +221,8 @@ impl Window {
             }
             Next::WaitForOutage => {
                 self.counts.retried(1);
-                let entry = &mut self.entries[index as usize];
-                entry.excused = entry.excused.saturating_add(1);
+                let excused = &mut self.entries[index as usize].rare().excused;
+                *excused = excused.saturating_add(1);
                 self.make_ready(index, now);
             }
             Next::DeadLetter => self.dead_letter(index, class(kind), now),

@@ -29,7 +29,7 @@ impl Window {
             }
             ParkMode::Native => {
                 if let Some(lane) = lane {
-                    self.mark_parked(lane, self.entries[index as usize].partition);
+                    self.mark_parked(lane, self.entries[index as usize].partition());
                 }
                 self.park_natively(index, Some(wait), now);
                 for other in behind {
@@ -75,10 +75,10 @@ impl Window {
         let due = wait.map(|w| self.rules.clock.now() + w);
         let entry = &mut self.entries[index as usize];
         let reservation = entry.take_reservation();
-        let history = entry.history.take().map(|h| *h).unwrap_or_default();
+        let history = entry.take_history();
         let Item { message, origin, .. } = entry.item.clone();
         let load = ParkLoad { message, origin, attempts: entry.attempts, due, history };
-        let partition = entry.partition;
+        let partition = entry.partition();
         if let Some(lane) = entry.lane {
             self.lanes.park(lane, 1, partition);
         }

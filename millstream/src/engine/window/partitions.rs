@@ -109,7 +109,7 @@ impl Window {
     /// Whether nothing of these partitions runs, leaves or waits for the broker.
     pub(crate) fn is_released(&self, input: Input, partitions: &[(PartitionId, Epoch)]) -> bool {
         let busy = self.entries.iter().any(|(_, e)| {
-            e.input == input && partitions.iter().any(|(p, epoch)| e.partition == *p && e.id.epoch == *epoch)
+            e.input == input && partitions.iter().any(|(p, epoch)| e.partition() == *p && e.epoch() == *epoch)
         });
         !busy
             && partitions.iter().all(|(p, epoch)| {
@@ -137,9 +137,9 @@ impl Window {
         let Some(entry) = self.entries.get(index as usize).filter(|_| self.rules.partitions) else {
             return Keeps::All;
         };
-        match self.partitions.get(&(entry.input, entry.partition)) {
-            Some(partition) if partition.epoch == entry.id.epoch && !partition.revoking => Keeps::All,
-            Some(partition) if partition.epoch == entry.id.epoch => Keeps::WhatRuns,
+        match self.partitions.get(&(entry.input, entry.partition())) {
+            Some(partition) if partition.epoch == entry.epoch() && !partition.revoking => Keeps::All,
+            Some(partition) if partition.epoch == entry.epoch() => Keeps::WhatRuns,
             _ => Keeps::Nothing,
         }
     }
@@ -179,8 +179,8 @@ impl Window {
             .iter()
             .filter(|(_, e)| {
                 e.input == input
-                    && e.partition == partition
-                    && e.id.epoch == epoch
+                    && e.partition() == partition
+                    && e.epoch() == epoch
                     && matches!(e.stage, Stage::Queued | Stage::Reserving | Stage::Ready | Stage::Waiting)
             })
             .map(|(i, _)| Index::try_from(i).unwrap_or(NONE))
@@ -337,7 +337,7 @@ impl Window {
         }
         let entry = &self.entries[index as usize];
         !entry.marked
-            && self.partitions.get(&(entry.input, entry.partition)).is_some_and(|p| p.suspicion.is_some())
+            && self.partitions.get(&(entry.input, entry.partition())).is_some_and(|p| p.suspicion.is_some())
     }
 
     /// Queues a message of a suspected partition: noted durably first, one at a time.
@@ -345,7 +345,7 @@ impl Window {
         let entry = &mut self.entries[index as usize];
         entry.stage = Stage::Reserving;
         let position = entry.item.origin.position;
-        let key = (entry.input, entry.partition);
+        let key = (entry.input, entry.partition());
         let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) else {
             return;
         };

@@ -28,16 +28,16 @@ impl Window {
         // Where the driver has transactions, a batch ends in one.
         let together = !self.rules.cumulative && (self.rules.effects || self.rules.atomic_emit);
         let others: Vec<Token> = match together {
-            true => followers.iter().filter_map(|i| self.entries[*i as usize].token.take()).collect(),
+            true => followers.iter().filter_map(|i| self.entries[*i as usize].take_token()).collect(),
             false => Vec::new(),
         };
         let entry = &mut self.entries[index as usize];
-        let Some(token) = entry.token.take() else { return };
+        let Some(token) = entry.take_token() else { return };
         entry.stage = Stage::Settling;
         if !followers.is_empty() {
-            entry.extra.get_or_insert_default().followers = followers;
+            entry.rare().followers = followers;
         }
-        let (input, partition, number) = (entry.input, entry.partition, entry.number);
+        let (input, partition, number) = (entry.input, entry.partition(), entry.number);
         let lease_until = entry.lease_until;
         if self.rules.cumulative {
             let cargo = Cargo { index, emit, effects };
@@ -61,17 +61,13 @@ impl Window {
 
     /// Ends a message that nothing holds any more: settles it and lets its lane go on.
     pub(super) fn complete(&mut self, index: Index, then: Then, now: Instant) {
-        let Some(entry) = self.entries.get_mut(index as usize) else { return };
-        let token = entry.token.take();
-        let (input, partition, number, lease_until) =
-            (entry.input, entry.partition, entry.number, entry.lease_until);
-        let attempts = entry.attempts;
-        let history = entry.history.take();
-        self.remove(index, now);
-        let Some(token) = token else { return };
+        let Some(mut entry) = self.entries.try_remove(index as usize) else { return };
+        self.unlink(&entry, now);
+        let Some(token) = entry.take_token() else { return };
+        let input = entry.input;
         if self.rules.cumulative {
             match then {
-                Then::Ack => self.track(input, partition, number, token, None),
+                Then::Ack => self.track(input, entry.partition(), entry.number, token, None),
                 // What is given back is just not settled.
                 Then::Release | Then::Retry(_) | Then::ParkNative { .. } => drop(token),
             }
@@ -82,18 +78,29 @@ impl Window {
             Then::Release => Verdict::Release,
             Then::Retry(after) => Verdict::Retry { after },
             Then::ParkNative { after } => {
-                let history = history.unwrap_or_default();
-                let note = ParkNote { attempts, first_failure: history.first_failure, error: history.error };
+                let history = entry.take_history();
+                let note = ParkNote {
+                    attempts: entry.attempts,
+                    first_failure: history.first_failure,
+                    error: history.error,
+                };
                 Verdict::Park(Box::new(Park { after, note }))
             }
         };
-        let tag = Tag::of(token.id(), lease_until);
+        let tag = Tag::of(token.id(), entry.lease_until);
         self.send(input, Settlement::new(token, verdict), tag);
     }
 
     /// Takes an entry out of the window and out of its lane, and lets the lane go on.
     fn remove(&mut self, index: Index, now: Instant) {
-        let Some(entry) = self.entries.try_remove(index as usize) else { return };
+        if let Some(entry) = self.entries.try_remove(index as usize) {
+            self.unlink(&entry, now);
+        }
+    }
+
+    /// An entry that was taken out of the window leaves its lane, too, which goes on.
+    #[inline]
+    fn unlink(&mut self, entry: &Entry, now: Instant) {
         self.bytes -= entry.size;
         if entry.input == Input::Park {
             self.park_entries -= 1;
@@ -154,17 +161,17 @@ impl Window {
         if let Some(index) = tag.waits
             && let Some(entry) = self.entries.get_mut(index as usize)
         {
-            let mut reservations: Vec<_> = entry.take_reservation().into_iter().collect();
-            let extra = entry.extra.take().map(|e| *e).unwrap_or_default();
+            let rare = entry.take_rare();
+            let mut reservations: Vec<_> = rare.reservation.into_iter().collect();
             self.remove(index, now);
-            for other in extra.followers {
+            for other in rare.followers {
                 reservations.extend(self.entries.get_mut(other as usize).and_then(Entry::take_reservation));
                 self.complete(other, Then::Ack, now);
             }
             if !done || tag.dead {
                 // Whoever gets it next must not wait for their leases.
                 self.outworn.append(&mut reservations);
-            } else if extra.confirms {
+            } else if rare.confirms {
                 self.to_confirm.append(&mut reservations);
             }
         }
@@ -175,12 +182,12 @@ impl Window {
     /// The driver undid a message's effects: its handler's success did not last, and counts as a failure.
     pub(super) fn undone(&mut self, index: Index, error: Error, now: Instant) {
         let Some(entry) = self.entries.get_mut(index as usize) else { return };
-        entry.token = Some(Token::new(entry.id.partition, entry.id.epoch, entry.id.id));
+        entry.put_token_back();
         self.outworn.extend(entry.take_reservation());
-        let followers = entry.extra.take().map(|e| e.followers).unwrap_or_default();
+        let followers = entry.take_followers();
         for other in &followers {
             let other = &mut self.entries[*other as usize];
-            other.token = Some(Token::new(other.id.partition, other.id.epoch, other.id.id));
+            other.put_token_back();
             self.outworn.extend(other.take_reservation());
         }
         self.counts.handled_total = self.counts.handled_total.saturating_sub(1 + followers.len() as u64);

@@ -130,9 +130,9 @@ impl Window {
     pub(super) fn start(&mut self, index: Index, now: Instant) -> Option<Item> {
         let half = self.rules.policy.dedup_lease / 2;
         let entry = self.entries.get_mut(index as usize).filter(|e| e.stage == Stage::Ready)?;
-        if entry.reserved_at.is_some_and(|at| now.duration_since(at) > half) {
+        if entry.reserved_at().is_some_and(|at| now.duration_since(at) > half) {
             // It waited too long, for an outage or a pause: its lease might end while the handler runs.
-            entry.reserved_at = None;
+            entry.rare().reserved_at = None;
             let outworn = entry.take_reservation();
             self.outworn.extend(outworn);
             self.make_ready(index, now);
