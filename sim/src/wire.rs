@@ -283,12 +283,12 @@ impl Sent {
     fn of(settlement: &Settlement, seat: &Seat) -> Self {
         let world = &seat.wire.world;
         let group = seat.group;
-        let others = settlement.others.iter().map(millstream_core::Token::id);
+        let others = settlement.others().iter().map(millstream_core::Token::id);
         let letter = match &settlement.verdict {
             millstream_core::Verdict::Dead(letter) => Some(((group, letter.id.clone()), digest(letter))),
             _ => None,
         };
-        let effects = settlement.effects.iter().filter_map(|e| e.downcast_ref::<SimEffect>());
+        let effects = settlement.effects().iter().filter_map(|e| e.downcast_ref::<SimEffect>());
         let tokens: Vec<TokenId> = std::iter::once(settlement.token.id()).chain(others).collect();
         let book = world.book();
         let all = |token: &TokenId| match world.is_cumulative() {
@@ -303,7 +303,7 @@ impl Sent {
             cases,
             ending: Ending::from(&settlement.verdict),
             effects: effects.map(|effect| effect.name().to_owned()).collect(),
-            emits: settlement.emit.iter().map(|message| message.id.clone()).collect(),
+            emits: settlement.emit().iter().map(|message| message.id.clone()).collect(),
             letter,
         }
     }

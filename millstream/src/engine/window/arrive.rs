@@ -10,7 +10,7 @@ use millstream_core::{ByteString, Delivery, Message, PartitionId, Position, Toke
 use tokio::time::Instant;
 
 use super::entry::{Entry, Fate, History, Stage};
-use super::lanes::{Index, NONE};
+use super::lanes::{Index, NONE, Pushed, TOTAL};
 use super::{Input, ParkMode, Then, Window};
 use crate::context::Item;
 use crate::engine::park;
@@ -41,9 +41,22 @@ impl Window {
         let park = (input == Input::Park)
             .then(|| park::unpark(Arc::make_mut(&mut message), &self.rules.topic, self.rules.clock));
         let size = message.size();
+        self.bytes += size;
+        let lane = match self.rules.policy.ordering {
+            Ordering::Sequential => Some(TOTAL),
+            Ordering::PerKey => message.lane_key().map(|key| self.lanes.id(key)),
+        };
+        let fate = self.fate(&message, deliveries);
+        let lease_until = self.rules.lease.map(|l| now + l);
+        self.stamp = self.stamp.wrapping_add(1);
+        let place = self.entries.vacant_entry();
+        // A window holds at most `max_in_flight` and what the park adds: far below four thousand million.
+        let index = Index::try_from(place.key()).unwrap_or(NONE);
+        // Made where it stays.
         let item = Item { message, origin, attempt: 0, deliveries };
-        let mut entry = Entry::new(item, token, input, number, size);
-        entry.lease_until = self.rules.lease.map(|l| now + l);
+        let entry = place.insert(Entry::new(item, token, input, number, size));
+        (entry.lane, entry.fate) = (lane, fate);
+        (entry.lease_until, entry.stamp) = (lease_until, self.stamp);
         if let Some(note) = &parked {
             entry.attempts = note.attempts;
             *entry.history() = History {
@@ -63,32 +76,20 @@ impl Window {
             }
             self.park_entries += 1;
         }
-        let message = &entry.item.message;
-        entry.lane = match self.rules.policy.ordering {
-            Ordering::Sequential => Some(0),
-            Ordering::PerKey => message.lane_key().map(|key| self.lanes.id(key)),
+        let Some(lane) = lane else {
+            self.become_head(index, now);
+            return;
         };
-        let for_another = message
-            .headers
-            .get_str(names::REDRIVE_GROUP)
-            .is_some_and(|group| Some(group) != self.rules.group.as_deref());
-        if for_another {
-            entry.fate = Fate::Skip;
-        } else if deliveries > self.rules.policy.delivery_limit() {
-            entry.fate = Fate::CrashLoop;
+        let Pushed { before, parked: in_park } = self.lanes.push(lane, index);
+        if let Some(before) = before {
+            self.entries[before as usize].next = index;
+            self.entries[index as usize].previous = before;
         }
-        self.bytes += size;
-        let lane = entry.lane;
-        let index = self.insert(entry);
-        let is_head = self.enter_lane(index);
-        match (lane, self.rules.park) {
-            (Some(lane), ParkMode::Topic) if input == Input::Main && self.lanes.parked(lane) > 0 => {
-                self.park_to_topic(index, None);
-            }
-            (Some(lane), ParkMode::Native) if self.lanes.parked(lane) > 0 && parked.is_none() => {
-                self.park_natively(index, None, now);
-            }
-            (Some(lane), ParkMode::Native) if parked.is_some() => {
+        let is_head = before.is_none();
+        match self.rules.park {
+            ParkMode::Topic if input == Input::Main && in_park > 0 => self.park_to_topic(index, None),
+            ParkMode::Native if in_park > 0 && parked.is_none() => self.park_natively(index, None, now),
+            ParkMode::Native if parked.is_some() => {
                 // The park gave its head back: from here on the driver keeps the key's order.
                 self.lanes.unpark(lane, u32::MAX);
                 if is_head {
@@ -100,27 +101,19 @@ impl Window {
         }
     }
 
-    pub(super) fn insert(&mut self, mut entry: Entry) -> Index {
-        self.stamp = self.stamp.wrapping_add(1);
-        entry.stamp = self.stamp;
-        // A window holds at most `max_in_flight` and what the park adds: far below four thousand million.
-        Index::try_from(self.entries.insert(entry)).unwrap_or(NONE)
-    }
-
-    /// Queues an entry in its lane; says whether it is the head.
-    pub(super) fn enter_lane(&mut self, index: Index) -> bool {
-        let Some(lane) = self.entries[index as usize].lane else { return true };
-        match self.lanes.push(lane, index) {
-            None => true,
-            Some(before) => {
-                self.entries[before as usize].next = index;
-                self.entries[index as usize].previous = before;
-                false
-            }
+    fn fate(&self, message: &Message, deliveries: u32) -> Fate {
+        let for_another = |group: &str| Some(group) != self.rules.group.as_deref();
+        if message.headers.get_str(names::REDRIVE_GROUP).is_some_and(for_another) {
+            Fate::Skip
+        } else if deliveries > self.rules.policy.delivery_limit() {
+            Fate::CrashLoop
+        } else {
+            Fate::Run
         }
     }
 
     /// The head of a lane gets its turn.
+    #[inline]
     pub(super) fn become_head(&mut self, index: Index, now: Instant) {
         let entry = &self.entries[index as usize];
         match (entry.fate, entry.due()) {
@@ -143,6 +136,7 @@ impl Window {
         self.wake_pump |= earliest;
     }
 
+    #[inline]
     pub(super) fn make_ready(&mut self, index: Index, now: Instant) {
         if self.is_suspect(index) {
             self.suspect(index, now);

@@ -55,7 +55,7 @@ pub(super) const ERROR_LIMIT: usize = 8 << 10;
 pub(super) struct Entry {
     pub(super) item: Item,
     /// The driver's own number of the delivery.
-    delivery: u64,
+    pub(super) delivery: u64,
     /// In its partition's tracker.
     pub(super) number: u64,
     pub(super) size: usize,
@@ -79,6 +79,16 @@ pub(super) struct Entry {
     /// The suspicion that it kills processes is noted durably: it may run.
     pub(super) marked: bool,
     rare: Option<Box<Rare>>,
+}
+
+/// What the window and a lane count of an entry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) size: usize,
+    pub(super) input: Input,
+    pub(super) lane: Option<LaneId>,
+    pub(super) previous: Index,
+    pub(super) next: Index,
 }
 
 /// What few entries have, so that the others are small and quickly moved.
@@ -123,6 +133,13 @@ impl Entry {
             marked: false,
             rare: None,
         }
+    }
+
+    /// Where it is in its lane, and what it counts for.
+    #[inline]
+    pub(super) fn place(&self) -> Place {
+        let Self { size, input, lane, previous, next, .. } = *self;
+        Place { size, input, lane, previous, next }
     }
 
     /// What identifies its delivery.

@@ -236,8 +236,8 @@ impl Window {
                 Some(cargo) => {
                     let tag = Tag::of(token.id(), None).awaited_by(cargo.index);
                     let mut settlement = Settlement::ack(token);
-                    settlement.emit = cargo.emit;
-                    settlement.effects = cargo.effects;
+                    let along = settlement.along_mut();
+                    (along.emit, along.effects) = (cargo.emit, cargo.effects);
                     ready.push((settlement, tag));
                 }
                 None => match ready.last_mut() {
@@ -331,6 +331,7 @@ impl Window {
 
     // ---- Suspicion ---------------------------------------------------------------------------------------
 
+    #[inline]
     pub(super) fn is_suspect(&self, index: Index) -> bool {
         if !self.rules.partitions {
             return false;

@@ -3,6 +3,7 @@
 use millstream_core::{Effects, Error, Message, Park, ParkNote, Settled, Settlement, Token, Verdict};
 use tokio::time::Instant;
 
+use super::entry::Place;
 use super::lanes::{Index, NONE};
 use super::{Entry, Input, Stage, Tag, Then, Window};
 use crate::Failure;
@@ -45,11 +46,10 @@ impl Window {
             return;
         }
         let tag = Tag::of(token.id(), lease_until).awaited_by(index);
-        let mut settlement = Settlement::ack(token);
-        settlement.emit = emit;
-        settlement.effects = effects;
         let tag = Tag { count: 1 + others.len(), ..tag };
-        settlement.others = others;
+        let mut settlement = Settlement::ack(token);
+        let along = settlement.along_mut();
+        (along.others, along.emit, along.effects) = (others, emit, effects);
         self.send(input, settlement, tag);
     }
 
@@ -62,7 +62,7 @@ impl Window {
     /// Ends a message that nothing holds any more: settles it and lets its lane go on.
     pub(super) fn complete(&mut self, index: Index, then: Then, now: Instant) {
         let Some(mut entry) = self.entries.try_remove(index as usize) else { return };
-        self.unlink(&entry, now);
+        self.unlink(entry.place(), now);
         let Some(token) = entry.take_token() else { return };
         let input = entry.input;
         if self.rules.cumulative {
@@ -94,26 +94,27 @@ impl Window {
     /// Takes an entry out of the window and out of its lane, and lets the lane go on.
     fn remove(&mut self, index: Index, now: Instant) {
         if let Some(entry) = self.entries.try_remove(index as usize) {
-            self.unlink(&entry, now);
+            self.unlink(entry.place(), now);
         }
     }
 
     /// An entry that was taken out of the window leaves its lane, too, which goes on.
     #[inline]
-    fn unlink(&mut self, entry: &Entry, now: Instant) {
-        self.bytes -= entry.size;
-        if entry.input == Input::Park {
+    fn unlink(&mut self, place: Place, now: Instant) {
+        let Place { size, input, lane, previous, next } = place;
+        self.bytes -= size;
+        if input == Input::Park {
             self.park_entries -= 1;
         }
-        if let Some(lane) = entry.lane {
-            if entry.previous != NONE {
-                self.entries[entry.previous as usize].next = entry.next;
+        if let Some(lane) = lane {
+            if previous != NONE {
+                self.entries[previous as usize].next = next;
             }
-            if entry.next != NONE {
-                self.entries[entry.next as usize].previous = entry.previous;
+            if next != NONE {
+                self.entries[next as usize].previous = previous;
             }
-            let head = self.lanes.unlink(lane, entry.previous, entry.next);
-            if entry.input == Input::Park {
+            let head = self.lanes.unlink(lane, previous, next);
+            if input == Input::Park {
                 self.lanes.unpark(lane, 1);
             }
             // Others than queued ones are of the same batch, or leaving for the park in their order.
@@ -128,6 +129,7 @@ impl Window {
     }
 
     /// What the broker said to a settlement. One that must be sent again is given back.
+    #[inline]
     pub(crate) fn settled(
         &mut self,
         input: Input,
@@ -135,6 +137,16 @@ impl Window {
         outcome: Settled,
         now: Instant,
     ) -> Option<Settlement> {
+        if tag.waits.is_none() && !tag.dead && outcome.is_done() {
+            // The usual case: nothing waited for it.
+            self.confirm(input, &tag);
+            self.wake_pump |= self.pump_waits_for_less();
+            return None;
+        }
+        self.answered(input, tag, outcome, now)
+    }
+
+    fn answered(&mut self, input: Input, tag: Tag, outcome: Settled, now: Instant) -> Option<Settlement> {
         let done = outcome.is_done();
         match outcome {
             Settled::Failed { settlement, error } => {

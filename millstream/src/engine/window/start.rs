@@ -127,10 +127,10 @@ impl Window {
     }
 
     /// Starts an entry, unless it was taken away since it became ready.
+    #[inline]
     pub(super) fn start(&mut self, index: Index, now: Instant) -> Option<Item> {
-        let half = self.rules.policy.dedup_lease / 2;
         let entry = self.entries.get_mut(index as usize).filter(|e| e.stage == Stage::Ready)?;
-        if entry.reserved_at().is_some_and(|at| now.duration_since(at) > half) {
+        if entry.reserved_at().is_some_and(|at| now.duration_since(at) > self.rules.policy.dedup_lease / 2) {
             // It waited too long, for an outage or a pause: its lease might end while the handler runs.
             entry.rare().reserved_at = None;
             let outworn = entry.take_reservation();
