@@ -564,10 +564,14 @@ impl State {
     }
 
     /// Moves what is due into the log.
+    #[inline]
     fn promote(&mut self) {
-        if self.delayed.messages.is_empty() {
-            return;
+        if !self.delayed.messages.is_empty() {
+            self.promote_due();
         }
+    }
+
+    fn promote_due(&mut self) {
         let now = Instant::now();
         let claimants = self.claimants();
         let mut count = 0;
