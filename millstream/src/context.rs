@@ -21,6 +21,9 @@ pub(crate) struct Item {
     pub(crate) deliveries: u32,
 }
 
+/// What goes with the first of a batch: nearly always nothing, which takes little to say.
+pub(crate) type Others<T> = Option<Box<[T]>>;
+
 /// What layers and extractors see of a run: the message (or the batch), where it came from, and what the
 /// handler queued.
 ///
@@ -28,8 +31,8 @@ pub(crate) struct Item {
 /// your own implements [`FromContext`](crate::FromContext).
 pub struct Context {
     pub(crate) item: Item,
-    /// The others of a batch, in order; empty for handlers of single messages.
-    pub(crate) rest: Vec<Item>,
+    /// The others of a batch, in order; none for handlers of single messages.
+    pub(crate) rest: Others<Item>,
     pub(crate) subscription: Arc<SubscriptionInfo>,
     held: Option<Arc<Held>>,
     extensions: Extensions,
@@ -56,7 +59,7 @@ pub struct SubscriptionInfo {
 }
 
 impl Context {
-    pub(crate) fn new(subscription: Arc<SubscriptionInfo>, item: Item, rest: Vec<Item>) -> Self {
+    pub(crate) fn new(subscription: Arc<SubscriptionInfo>, item: Item, rest: Others<Item>) -> Self {
         Self { item, rest, subscription, held: None, extensions: Extensions::default() }
     }
 
@@ -69,8 +72,8 @@ impl Context {
     /// All messages: one, or those of a batch in order.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = &Message> {
         // `Chain` does not know its length: an index does.
-        (0..self.rest.len() + 1)
-            .map(|i| if i == 0 { &*self.item.message } else { &*self.rest[i - 1].message })
+        let rest = self.rest.as_deref().unwrap_or_default();
+        (0..rest.len() + 1).map(|i| if i == 0 { &*self.item.message } else { &*rest[i - 1].message })
     }
 
     /// Which run of the handler this is, from 1.
@@ -129,7 +132,7 @@ impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
             .field("item", &self.item)
-            .field("rest", &self.rest.len())
+            .field("rest", &self.rest.as_ref().map_or(0, |rest| rest.len()))
             .field("subscription", &self.subscription)
             .finish_non_exhaustive()
     }

@@ -190,31 +190,32 @@ impl Group {
         let before = into.len();
         if !self.exclusive || self.leader() == Some(generation) {
             let mut bytes = 0;
-            let mut fits = |first: bool, size: usize| {
-                bytes += size;
-                first || bytes <= limits.bytes
-            };
             while into.len() - before < limits.messages {
                 let first = into.len() == before;
+                let left = limits.bytes.saturating_sub(bytes);
                 // What waits is older than what is new.
                 if let Some((position, lane)) = self.first_waiting(index, end) {
                     let Some(message) = self.message(log, position) else {
                         self.take_out(position, lane);
                         continue;
                     };
-                    if !fits(first, message.size()) {
+                    let size = message.size();
+                    if !first && size > left {
                         break;
                     }
+                    bytes += size;
                     let message = Arc::clone(message);
                     into.push(self.take_waiting(position, lane, generation, message));
                 } else if let Some((position, entry)) = self.first_new(log, end, room) {
+                    if !first && entry.size > left {
+                        break;
+                    }
                     let lane = self.lane(entry.lane);
-                    if self.must_queue(lane, generation) {
-                        self.queue(position, lane, entry);
-                    } else if fits(first, entry.size) {
+                    if self.claim(lane, generation) {
+                        bytes += entry.size;
                         into.push(self.take_new(position, lane, generation, entry));
                     } else {
-                        break;
+                        self.queue(position, lane, entry);
                     }
                 } else {
                     break;
@@ -372,10 +373,20 @@ impl Group {
         next.filter(|(position, _)| *position < end)
     }
 
-    /// Whether a new message of this lane cannot go to this member now. If it can, it is taken for granted
-    /// that it does.
-    fn must_queue(&mut self, id: LaneId, generation: u32) -> bool {
-        id.is_shared() && self.lanes.get(&id).is_some_and(|lane| !lane.is_open_to(generation))
+    /// Counts a new message of this lane to what this member has in flight, unless it cannot go there now.
+    #[inline]
+    fn claim(&mut self, id: LaneId, generation: u32) -> bool {
+        if !id.is_shared() {
+            return true;
+        }
+        match self.lanes.entry(id) {
+            Entry::Vacant(place) => {
+                place.insert(Lane::new(generation, 1));
+            }
+            Entry::Occupied(lane) if !lane.get().is_open_to(generation) => return false,
+            Entry::Occupied(mut lane) => lane.get_mut().in_flight += 1,
+        }
+        true
     }
 
     /// Puts a new message behind those of its lane.
@@ -392,9 +403,6 @@ impl Group {
     fn take_new(&mut self, position: u64, id: LaneId, generation: u32, entry: &log::Entry) -> Delivery {
         self.cursor = position + 1;
         self.copy(position, entry);
-        if id.is_shared() {
-            self.lanes.entry(id).or_insert_with(|| Lane::new(generation, 0)).in_flight += 1;
-        }
         self.begun.insert(position, Begun { lane: id, at: generation, deliveries: 1, note: None });
         self.in_flight += 1;
         delivery(position, generation, Arc::clone(&entry.message)).delivered(1)
@@ -463,6 +471,8 @@ impl Group {
                 entry.remove();
                 return;
             }
+            // Nothing waits, so nothing is listed.
+            None if lane.is_listed_nowhere() => return,
             None => {}
         }
         self.list(id);

@@ -15,7 +15,7 @@ use tracing::Span;
 
 use super::window::{Done, Index};
 use super::woken::Woken;
-use crate::context::Held;
+use crate::context::{Held, Others};
 use crate::{Context, Failure, Outcome};
 
 /// Where a run says that it is over, however it ended (returned, dropped or panicked), and leaves what it held.
@@ -84,7 +84,7 @@ struct Slot<F> {
 struct Run {
     index: Index,
     /// The others of its batch.
-    rest: Vec<Index>,
+    rest: Others<Index>,
     span: Span,
     started: Instant,
     deadline: Option<Instant>,
@@ -167,7 +167,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
     #[inline]
     pub(super) fn start(
         &mut self,
-        (index, rest): (Index, Vec<Index>),
+        (index, rest): (Index, Others<Index>),
         (span, started, deadline): (Span, Instant, Option<Instant>),
         make: impl FnOnce(Arc<Cell>) -> F,
         ended: &mut Vec<Done>,
@@ -196,7 +196,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
             future: Box::pin(None),
             cell: Arc::default(),
             waker: self.woken.waker(slot),
-            run: Run { index: 0, rest: Vec::new(), span: Span::none(), started: now, deadline: None },
+            run: Run { index: 0, rest: None, span: Span::none(), started: now, deadline: None },
             overlooked: false,
         });
         slot
@@ -226,7 +226,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
         slot.overlooked = false;
         slot.run.span = Span::none();
         self.waited.push(slot.run.started);
-        let run = (slot.run.index, std::mem::take(&mut slot.run.rest));
+        let run = (slot.run.index, slot.run.rest.take());
         self.end(at, run, outcome, ended);
     }
 
@@ -235,7 +235,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
     fn end(
         &mut self,
         at: usize,
-        (index, rest): (Index, Vec<Index>),
+        (index, rest): (Index, Others<Index>),
         outcome: Outcome,
         ended: &mut Vec<Done>,
     ) {

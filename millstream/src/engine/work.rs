@@ -15,8 +15,8 @@ use tracing::Span;
 
 use super::desk::{Desk, Phase};
 use super::slots::{Cell, Guard, Slots};
-use super::window::{Done, Job};
-use crate::context::Item;
+use super::window::{Done, Index, Job};
+use crate::context::{Item, Others};
 use crate::policy::Execution;
 use crate::{Context, Failure, Handler, Outcome};
 
@@ -124,9 +124,9 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
             let Job { index, item, rest, .. } = job;
             let before = done.len();
             let span = span(desk, &item);
-            let (places, items) = match rest.is_empty() {
-                true => (Vec::new(), Vec::new()),
-                false => rest.into_iter().unzip(),
+            let (places, items) = match rest {
+                None => (None, None),
+                Some(rest) => split(rest),
             };
             let context = Context::new(Arc::clone(&desk.info), item, items);
             slots.start((index, places), (span, now, deadline), |cell| make(cell, context), &mut done);
@@ -185,6 +185,12 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// The places of a batch, and its messages.
+fn split(rest: Box<[(Index, Item)]>) -> (Others<Index>, Others<Item>) {
+    let (places, items): (Vec<_>, Vec<_>) = rest.into_iter().unzip();
+    (Some(places.into()), Some(items.into()))
 }
 
 /// Waits for a job, for a handler that goes on, for a deadline, or for the end.

@@ -83,7 +83,9 @@ impl Window {
         }
         let mut taken = taken.into_iter();
         let (index, item) = taken.next()?;
-        Some(Job { index, item, rest: taken.collect(), follows: false })
+        let rest: Box<[_]> = taken.collect();
+        let rest = (!rest.is_empty()).then_some(rest);
+        Some(Job { index, item, rest, follows: false })
     }
 
     /// Starts the next one of a lane together with the one before it, or to follow it.

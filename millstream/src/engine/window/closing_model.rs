@@ -140,7 +140,7 @@ impl World {
             Ending::Badly => Err(Failure::retry("no")),
             Ending::Hopeless => Err(Failure::unrecoverable("never")),
         };
-        let mut done = vec![Done { index, rest: Vec::new(), outcome, held }];
+        let mut done = vec![Done { index, rest: None, outcome, held }];
         // As a runner does: what is behind another goes back before anything is said of that.
         let (mut behind, others) = self.ahead.drain(..).partition(|job| job.follows);
         self.ahead = others;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::entry::History;
 use super::lanes::{Index, LaneId};
-use crate::context::{Held, Item};
+use crate::context::{Held, Item, Others};
 use crate::policy::Next;
 use crate::{Failure, Outcome};
 
@@ -30,7 +30,7 @@ impl Input {
 pub(crate) struct Job {
     pub(crate) index: Index,
     pub(crate) item: Item,
-    pub(crate) rest: Vec<(Index, Item)>,
+    pub(crate) rest: Others<(Index, Item)>,
     /// It is behind the job before it in its lane: begun only if that one has [succeeded plainly](Done::is_plain).
     pub(crate) follows: bool,
 }
@@ -40,7 +40,7 @@ pub(crate) struct Job {
 pub(crate) struct Done {
     pub(crate) index: Index,
     /// The others of a batch.
-    pub(crate) rest: Vec<Index>,
+    pub(crate) rest: Others<Index>,
     pub(crate) outcome: Outcome,
     /// What the handler published and queued, to leave with its success.
     pub(crate) held: Option<Arc<Held>>,
@@ -49,7 +49,7 @@ pub(crate) struct Done {
 impl Done {
     /// Whether a message was handled, and nothing has to leave before its lane goes on.
     pub(crate) fn is_plain(&self) -> bool {
-        self.outcome.is_ok() && self.held.is_none() && self.rest.is_empty()
+        self.outcome.is_ok() && self.held.is_none() && self.rest.is_none()
     }
 }
 

@@ -22,6 +22,7 @@ impl Window {
             return;
         }
         let Done { index, rest, outcome, held } = done;
+        let rest = rest.map(Vec::from).unwrap_or_default();
         let suspect = self.entries.get(index as usize).filter(|e| e.marked).map(|e| (e.input, e.partition()));
         if let Some(partition) = suspect.and_then(|key| self.partitions.get_mut(&key)) {
             partition.ran(index);

@@ -94,7 +94,7 @@ proptest! {
                     let Job { index, item, .. } = running.remove(which % running.len());
                     let number: usize = item.message.id.parse().unwrap();
                     reference.busy.remove(&lanes[number]);
-                    let mut done = vec![Done { index, rest: Vec::new(), outcome: Ok(()), held: None }];
+                    let mut done = vec![Done { index, rest: None, outcome: Ok(()), held: None }];
                     window.finished(&mut done, now);
                     window.free(1);
                     let mut outward = Outward::default();

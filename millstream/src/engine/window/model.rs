@@ -232,7 +232,7 @@ impl World {
             self.finished.insert(number);
         }
         let outcome = if ok { Ok(()) } else { Err(Failure::retry("no")) };
-        Done { index: job.index, rest: Vec::new(), outcome, held: None }
+        Done { index: job.index, rest: None, outcome, held: None }
     }
 
     fn end(&mut self, job: &Job, ok: bool) {

@@ -440,7 +440,7 @@ mod tests {
     }
 
     fn end(window: &mut Window, job: &Job) {
-        let mut done = vec![Done { index: job.index, rest: Vec::new(), outcome: Ok(()), held: None }];
+        let mut done = vec![Done { index: job.index, rest: None, outcome: Ok(()), held: None }];
         window.finished(&mut done, Instant::now());
         window.free(1);
     }

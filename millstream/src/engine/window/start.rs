@@ -63,7 +63,7 @@ impl Window {
                 if let Some(item) = self.start(index, now) {
                     heads -= 1;
                     lanes += 1;
-                    jobs.push_back(Job { index, item, rest: Vec::new(), follows: false });
+                    jobs.push_back(Job { index, item, rest: None, follows: false });
                     if behind > 0 {
                         self.take_behind(index, behind, now, jobs);
                     }
@@ -91,7 +91,7 @@ impl Window {
                 return;
             }
             let Some((item, after)) = self.start_behind(next, now) else { return };
-            jobs.push_back(Job { index: next, item, rest: Vec::new(), follows: true });
+            jobs.push_back(Job { index: next, item, rest: None, follows: true });
             next = after;
         }
     }
