@@ -144,6 +144,7 @@ pub enum Settled {
 
 impl Settled {
     /// Whether the broker confirmed it.
+    #[inline]
     #[must_use]
     pub fn is_done(&self) -> bool {
         matches!(self, Self::Done)

@@ -44,7 +44,14 @@ impl<T> Positions<T> {
         let Some(chunk) = self.chunks.get_mut(index) else { return };
         let chunk = chunk.get_or_insert_with(|| Chunk { len: 0, slots: std::mem::take(&mut self.spare) });
         let is_new = match chunk.slots.get_mut(slot) {
-            Some(place) => place.replace(value).is_none(),
+            Some(place) if place.is_none() => {
+                *place = Some(value);
+                true
+            }
+            Some(place) => {
+                *place = Some(value);
+                false
+            }
             None => {
                 while chunk.slots.len() < slot {
                     chunk.slots.push(None);

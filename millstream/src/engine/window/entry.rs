@@ -91,6 +91,17 @@ pub(super) struct Place {
     pub(super) next: Index,
 }
 
+/// What is left of an entry that was taken out of the window.
+#[derive(Debug)]
+pub(super) struct Removed {
+    pub(super) place: Place,
+    pub(super) token: Option<Token>,
+    pub(super) number: u64,
+    pub(super) attempts: u32,
+    pub(super) lease_until: Option<Instant>,
+    pub(super) rare: Option<Box<Rare>>,
+}
+
 /// What few entries have, so that the others are small and quickly moved.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
@@ -140,6 +151,14 @@ impl Entry {
     pub(super) fn place(&self) -> Place {
         let Self { size, input, lane, previous, next, .. } = *self;
         Place { size, input, lane, previous, next }
+    }
+
+    /// Takes it apart; its message is let go.
+    #[inline]
+    pub(super) fn removed(mut self) -> Removed {
+        let (place, token) = (self.place(), self.take_token());
+        let Self { number, attempts, lease_until, rare, .. } = self;
+        Removed { place, token, number, attempts, lease_until, rare }
     }
 
     /// What identifies its delivery.

@@ -190,6 +190,11 @@ impl Tag {
         Self { waits: None, partition, epoch, count: 1, lease_until, dead: false }
     }
 
+    /// Whether its being done changes nothing but that it is.
+    pub(super) fn is_plain(&self) -> bool {
+        self.waits.is_none() && !self.dead
+    }
+
     /// An entry waits for it, with its lane.
     pub(super) fn awaited_by(self, index: Index) -> Self {
         Self { waits: Some(index), ..self }

@@ -3,9 +3,9 @@
 use millstream_core::{Effects, Error, Message, Park, ParkNote, Settled, Settlement, Token, Verdict};
 use tokio::time::Instant;
 
-use super::entry::Place;
-use super::lanes::{Index, NONE};
-use super::{Entry, Input, Stage, Tag, Then, Window};
+use super::entry::{Place, Removed};
+use super::lanes::{Index, LaneId, NONE};
+use super::{Entry, History, Input, Outward, Stage, Tag, Then, Window};
 use crate::Failure;
 
 /// What rides along with an acknowledgement that waits for its turn in a tracker.
@@ -61,13 +61,17 @@ impl Window {
 
     /// Ends a message that nothing holds any more: settles it and lets its lane go on.
     pub(super) fn complete(&mut self, index: Index, then: Then, now: Instant) {
-        let Some(mut entry) = self.entries.try_remove(index as usize) else { return };
-        self.unlink(entry.place(), now);
-        let Some(token) = entry.take_token() else { return };
-        let input = entry.input;
+        let Some(entry) = self.entries.try_remove(index as usize) else { return };
+        let Removed { place, token, number, attempts, lease_until, rare } = entry.removed();
+        self.unlink(place, now);
+        let history = match rare {
+            Some(rare) => rare.history,
+            None => None,
+        };
+        let Some(token) = token else { return };
         if self.rules.cumulative {
             match then {
-                Then::Ack => self.track(input, entry.partition(), entry.number, token, None),
+                Then::Ack => self.track(place.input, token.id().partition, number, token, None),
                 // What is given back is just not settled.
                 Then::Release | Then::Retry(_) | Then::ParkNative { .. } => drop(token),
             }
@@ -78,17 +82,12 @@ impl Window {
             Then::Release => Verdict::Release,
             Then::Retry(after) => Verdict::Retry { after },
             Then::ParkNative { after } => {
-                let history = entry.take_history();
-                let note = ParkNote {
-                    attempts: entry.attempts,
-                    first_failure: history.first_failure,
-                    error: history.error,
-                };
-                Verdict::Park(Box::new(Park { after, note }))
+                let History { first_failure, error, .. } = history.unwrap_or_default();
+                Verdict::Park(Box::new(Park { after, note: ParkNote { attempts, first_failure, error } }))
             }
         };
-        let tag = Tag::of(token.id(), entry.lease_until);
-        self.send(input, Settlement::new(token, verdict), tag);
+        let tag = Tag::of(token.id(), lease_until);
+        self.send(place.input, Settlement::new(token, verdict), tag);
     }
 
     /// Takes an entry out of the window and out of its lane, and lets the lane go on.
@@ -101,35 +100,62 @@ impl Window {
     /// An entry that was taken out of the window leaves its lane, too, which goes on.
     #[inline]
     fn unlink(&mut self, place: Place, now: Instant) {
-        let Place { size, input, lane, previous, next } = place;
-        self.bytes -= size;
-        if input == Input::Park {
+        self.bytes -= place.size;
+        if place.input == Input::Park {
             self.park_entries -= 1;
         }
-        if let Some(lane) = lane {
-            if previous != NONE {
-                self.entries[previous as usize].next = next;
-            }
-            if next != NONE {
-                self.entries[next as usize].previous = previous;
-            }
-            let head = self.lanes.unlink(lane, previous, next);
-            if input == Input::Park {
-                self.lanes.unpark(lane, 1);
-            }
-            // Others than queued ones are of the same batch, or leaving for the park in their order.
-            if let Some(head) = head
-                && self.entries[head as usize].stage == Stage::Queued
-                && !self.closing
-            {
-                self.become_head(head, now);
-            }
+        if let Some(lane) = place.lane {
+            self.leave_lane(lane, place, now);
         }
         self.wake_pump |= self.pump_waits_for_less();
     }
 
+    fn leave_lane(&mut self, lane: LaneId, place: Place, now: Instant) {
+        let Place { input, previous, next, .. } = place;
+        if previous != NONE {
+            self.entries[previous as usize].next = next;
+        }
+        if next != NONE {
+            self.entries[next as usize].previous = previous;
+        }
+        let head = self.lanes.unlink(lane, previous, next);
+        if input == Input::Park {
+            self.lanes.unpark(lane, 1);
+        }
+        // Others than queued ones are of the same batch, or leaving for the park in their order, or follow in a run loop.
+        if let Some(head) = head
+            && self.entries[head as usize].stage == Stage::Queued
+            && !self.closing
+        {
+            self.become_head(head, now);
+        }
+    }
+
+    /// What the broker said to a batch of settlements, in order. Those that must be sent again are put to `again`.
+    pub(crate) fn all_settled(
+        &mut self,
+        input: Input,
+        tags: &mut Vec<Tag>,
+        outcomes: Vec<Settled>,
+        again: &mut Outward,
+        now: Instant,
+    ) {
+        let counted = self.rules.partitions || self.rules.cumulative;
+        if !counted && outcomes.iter().all(Settled::is_done) && tags.iter().all(Tag::is_plain) {
+            // The usual case: nothing waited for any of them.
+            self.unsettled -= tags.len();
+            self.wake_pump |= self.pump_waits_for_less();
+            tags.clear();
+            return;
+        }
+        for (tag, outcome) in tags.drain(..).zip(outcomes) {
+            if let Some(settlement) = self.settled(input, tag, outcome, now) {
+                again.push(settlement, tag);
+            }
+        }
+    }
+
     /// What the broker said to a settlement. One that must be sent again is given back.
-    #[inline]
     pub(crate) fn settled(
         &mut self,
         input: Input,
@@ -137,16 +163,6 @@ impl Window {
         outcome: Settled,
         now: Instant,
     ) -> Option<Settlement> {
-        if tag.waits.is_none() && !tag.dead && outcome.is_done() {
-            // The usual case: nothing waited for it.
-            self.confirm(input, &tag);
-            self.wake_pump |= self.pump_waits_for_less();
-            return None;
-        }
-        self.answered(input, tag, outcome, now)
-    }
-
-    fn answered(&mut self, input: Input, tag: Tag, outcome: Settled, now: Instant) -> Option<Settlement> {
         let done = outcome.is_done();
         match outcome {
             Settled::Failed { settlement, error } => {
