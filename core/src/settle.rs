@@ -92,7 +92,6 @@ impl Settlement {
     }
 
     /// [`Along::others`].
-    #[must_use]
     pub fn others(&self) -> &[Token] {
         self.along.as_ref().map_or(&[], |along| &along.others)
     }

@@ -514,13 +514,11 @@ impl Publisher {
 
     // ---- Sending -----------------------------------------------------------------------------------------
 
-    fn send_one(&self, message: Result<Arc<Message>>) -> impl Future<Output = Result<()>> + Send {
-        async move {
-            let message = message?;
-            match &self.held {
-                None => self.write_one(message).await,
-                Some(held) => self.hold(held, [Arc::unwrap_or_clone(message)]),
-            }
+    async fn send_one(&self, message: Result<Arc<Message>>) -> Result<()> {
+        let message = message?;
+        match &self.held {
+            None => self.write_one(message).await,
+            Some(held) => self.hold(held, [Arc::unwrap_or_clone(message)]),
         }
     }
 

@@ -54,7 +54,7 @@ impl Window {
         let index = Index::try_from(place.key()).unwrap_or(NONE);
         // Made where it stays.
         let item = Item { message, origin, attempt: 0, deliveries };
-        let entry = place.insert(Entry::new(item, token, input, number, size));
+        let entry = place.insert(Entry::new(item, token.id(), input, number, size));
         (entry.lane, entry.fate) = (lane, fate);
         (entry.lease_until, entry.stamp) = (lease_until, self.stamp);
         if let Some(note) = &parked {

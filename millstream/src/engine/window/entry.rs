@@ -124,10 +124,10 @@ pub(super) struct Rare {
 impl Entry {
     /// An entry that stands on its own, for now.
     #[inline]
-    pub(super) fn new(item: Item, token: Token, input: Input, number: u64, size: usize) -> Self {
+    pub(super) fn new(item: Item, token: TokenId, input: Input, number: u64, size: usize) -> Self {
         Self {
             item,
-            delivery: token.id().id,
+            delivery: token.id,
             number,
             size,
             lane: None,
