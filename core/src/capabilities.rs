@@ -106,9 +106,9 @@ pub struct Capabilities {
     pub parking: Parking,
     /// Where dead letters go by default.
     pub dead_letters: DeadLetters,
-    /// Whether [`Settlement::emit`](crate::Settlement) commits with the verdict.
+    /// Whether [`Along::emit`](crate::Along::emit) commits with the verdict.
     pub atomic_emit: bool,
-    /// Whether [`Settlement::effects`](crate::Settlement) commit with the verdict.
+    /// Whether [`Along::effects`](crate::Along::effects) commit with the verdict.
     pub effects: bool,
     /// Whether [`Settler::mark`](crate::Settler::mark) stores notes that come back with an assignment.
     pub marks: bool,

@@ -53,7 +53,7 @@ pub use reader::{
     Args, Assignment, End, Exclusivity, LeasePlan, Leases, NoLeases, OpenRequest, Opened, Read, ReadLimits,
     Reader, Settler, Source, Start,
 };
-pub use settle::{Park, Settled, Settlement, Verdict};
+pub use settle::{Along, Park, Settled, Settlement, Verdict};
 pub use writer::{Bind, BoundWriter, WriteNow, WriteOutcome, WriteReport, Writer};
 
 /// A boxed future, as the `Dyn…` twins return.

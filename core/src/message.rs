@@ -211,14 +211,9 @@ impl Limits {
     /// [`ErrorKind::InvalidMessage`] for control characters where text is expected.
     pub fn check(&self, message: &Message) -> Result<()> {
         self.check_topic(&message.topic)?;
-        let within = |what: &str, size: usize, limit: usize| {
-            if size <= limit {
-                return Ok(());
-            }
-            Err(message.locate(
-                Error::new(ErrorKind::TooLarge, format!("the {what} has {size}, the limit is {limit}"))
-                    .fix("send less, or raise the limit on the publisher"),
-            ))
+        let within = |what: &str, size: usize, limit: usize| match size <= limit {
+            true => Ok(()),
+            false => Err(too_large(message, what, size, limit)),
         };
         within("payload in bytes", message.data.as_ref().map_or(0, Bytes::len), self.payload)?;
         within("id in bytes", message.id.len(), self.id)?;
@@ -286,21 +281,34 @@ impl Limits {
     }
 }
 
+#[cold]
+fn too_large(message: &Message, what: &str, size: usize, limit: usize) -> Error {
+    message.locate(
+        Error::new(ErrorKind::TooLarge, format!("the {what} has {size}, the limit is {limit}"))
+            .fix("send less, or raise the limit on the publisher"),
+    )
+}
+
+#[inline]
 fn has_control(text: &str) -> bool {
     const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
     let all = |byte: u8| u64::from_ne_bytes([byte; 8]);
-    // Eight bytes at a time. A borrow may mark a byte too many, but only beside one that is marked rightly.
-    let below = |word: u64, byte: u8| word.wrapping_sub(all(byte)) & !word & HIGH;
-    let (words, rest) = text.as_bytes().as_chunks::<8>();
-    let mut last = [b' '; 8];
-    last[..rest.len()].copy_from_slice(rest);
+    let bytes = text.as_bytes();
+    let Some(last) = bytes.last_chunk::<8>() else {
+        let ascii = |byte: &u8| (0x20..0x7f).contains(byte);
+        return !bytes.iter().all(ascii) && text.chars().any(char::is_control);
+    };
     let (mut control, mut foreign) = (0, 0);
-    for bytes in words.iter().chain([&last]) {
+    // Eight bytes at a time, the last eight once more. In ASCII the one sets the highest bit of all below 0x20, the
+    // other that of 0x7f. A borrow may mark a byte too many, but only beside one that is marked rightly.
+    let mut look_at = |bytes: &[u8; 8]| {
         let word = u64::from_ne_bytes(*bytes);
-        control |= below(word, 0x20) | below(word ^ all(0x7f), 1);
-        foreign |= word & HIGH;
-    }
-    control != 0 || (foreign != 0 && text.chars().any(char::is_control))
+        control |= word.wrapping_sub(all(0x20)) | word.wrapping_add(all(0x01));
+        foreign |= word;
+    };
+    bytes.as_chunks::<8>().0.iter().for_each(&mut look_at);
+    look_at(last);
+    if foreign & HIGH == 0 { control & HIGH != 0 } else { text.chars().any(char::is_control) }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Effects, Error, Message, ParkNote, Token};
+use crate::{Effect, Effects, Error, Message, ParkNote, Token};
 
 /// What is to become of a delivery.
 #[derive(Debug)]
@@ -46,30 +46,71 @@ pub struct Park {
 pub struct Settlement {
     /// Which.
     pub token: Token,
+    /// How.
+    pub verdict: Verdict,
+    // Beside it, since few have any: a settlement without is small and quickly moved.
+    along: Option<Box<Along>>,
+}
+
+/// What a settlement takes along: it happens in one transaction with it, or not at all.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Along {
     /// Others that were handled together with it, as one batch: they end as it does, in the same transaction. If one
     /// of them is no longer ours, nothing of all this happens and the outcome is [`Lost`](Settled::Lost). Only for
     /// drivers with [`Capabilities::atomic_emit`](crate::Capabilities) or
     /// [`Capabilities::effects`](crate::Capabilities), and only with [`Verdict::Ack`]; empty otherwise.
     pub others: Vec<Token>,
-    /// How.
-    pub verdict: Verdict,
-    /// Messages to be written in one transaction with the verdict. Only for drivers with
-    /// [`Capabilities::atomic_emit`](crate::Capabilities); empty for all others.
+    /// Messages to be written. Only for drivers with [`Capabilities::atomic_emit`](crate::Capabilities); empty for all
+    /// others.
     pub emit: Vec<Message>,
-    /// Work of the driver's own kind for that transaction. Only for drivers with
-    /// [`Capabilities::effects`](crate::Capabilities); empty for all others.
+    /// Work of the driver's own kind. Only for drivers with [`Capabilities::effects`](crate::Capabilities); empty for
+    /// all others.
     pub effects: Effects,
 }
 
 impl Settlement {
     /// A settlement that takes nothing along.
+    #[inline]
     pub fn new(token: Token, verdict: Verdict) -> Self {
-        Self { token, others: Vec::new(), verdict, emit: Vec::new(), effects: Effects::new() }
+        Self { token, verdict, along: None }
     }
 
     /// An acknowledgement that takes nothing along.
+    #[inline]
     pub fn ack(token: Token) -> Self {
         Self::new(token, Verdict::Ack)
+    }
+
+    /// Whether it takes anything along.
+    #[inline]
+    #[must_use]
+    pub fn takes_along(&self) -> bool {
+        self.along.as_ref().is_some_and(|along| {
+            !along.others.is_empty() || !along.emit.is_empty() || !along.effects.is_empty()
+        })
+    }
+
+    /// [`Along::others`].
+    pub fn others(&self) -> &[Token] {
+        self.along.as_ref().map_or(&[], |along| &along.others)
+    }
+
+    /// [`Along::emit`].
+    #[must_use]
+    pub fn emit(&self) -> &[Message] {
+        self.along.as_ref().map_or(&[], |along| &along.emit)
+    }
+
+    /// [`Along::effects`].
+    #[must_use]
+    pub fn effects(&self) -> &[Effect] {
+        self.along.as_ref().map_or(&[], |along| &along.effects)
+    }
+
+    /// What it takes along, to add to it or to take from it.
+    pub fn along_mut(&mut self) -> &mut Along {
+        self.along.get_or_insert_default()
     }
 }
 
@@ -102,6 +143,7 @@ pub enum Settled {
 
 impl Settled {
     /// Whether the broker confirmed it.
+    #[inline]
     #[must_use]
     pub fn is_done(&self) -> bool {
         matches!(self, Self::Done)

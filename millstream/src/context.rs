@@ -21,6 +21,9 @@ pub(crate) struct Item {
     pub(crate) deliveries: u32,
 }
 
+/// What goes with the first of a batch: nearly always nothing, which takes little to say.
+pub(crate) type Others<T> = Option<Box<[T]>>;
+
 /// What layers and extractors see of a run: the message (or the batch), where it came from, and what the
 /// handler queued.
 ///
@@ -28,10 +31,16 @@ pub(crate) struct Item {
 /// your own implements [`FromContext`](crate::FromContext).
 pub struct Context {
     pub(crate) item: Item,
-    /// The others of a batch, in order; empty for handlers of single messages.
-    pub(crate) rest: Vec<Item>,
     pub(crate) subscription: Arc<SubscriptionInfo>,
     held: Option<Arc<Held>>,
+    more: Option<Box<More>>,
+}
+
+/// What few runs have.
+#[derive(Default)]
+struct More {
+    /// The others of a batch, in order; none for handlers of single messages.
+    rest: Others<Item>,
     extensions: Extensions,
 }
 
@@ -56,8 +65,9 @@ pub struct SubscriptionInfo {
 }
 
 impl Context {
-    pub(crate) fn new(subscription: Arc<SubscriptionInfo>, item: Item, rest: Vec<Item>) -> Self {
-        Self { item, rest, subscription, held: None, extensions: Extensions::default() }
+    pub(crate) fn new(subscription: Arc<SubscriptionInfo>, item: Item, rest: Others<Item>) -> Self {
+        let more = rest.is_some().then(|| Box::new(More { rest, extensions: Extensions::default() }));
+        Self { item, subscription, held: None, more }
     }
 
     /// The message; the first one of a batch.
@@ -69,8 +79,12 @@ impl Context {
     /// All messages: one, or those of a batch in order.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = &Message> {
         // `Chain` does not know its length: an index does.
-        (0..self.rest.len() + 1)
-            .map(|i| if i == 0 { &*self.item.message } else { &*self.rest[i - 1].message })
+        let rest = self.rest();
+        (0..rest.len() + 1).map(|i| if i == 0 { &*self.item.message } else { &*rest[i - 1].message })
+    }
+
+    fn rest(&self) -> &[Item] {
+        self.more.as_ref().and_then(|more| more.rest.as_deref()).unwrap_or_default()
     }
 
     /// Which run of the handler this is, from 1.
@@ -111,12 +125,13 @@ impl Context {
     /// Values that layers hand to layers and extractors further in.
     #[must_use]
     pub fn extensions(&self) -> &Extensions {
-        &self.extensions
+        static NONE: Extensions = Extensions { values: None };
+        self.more.as_ref().map_or(&NONE, |more| &more.extensions)
     }
 
     /// The same, to add some.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
-        &mut self.extensions
+        &mut self.more.get_or_insert_default().extensions
     }
 
     /// What the handler left, if it ever asked where to leave something.
@@ -129,7 +144,7 @@ impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
             .field("item", &self.item)
-            .field("rest", &self.rest.len())
+            .field("rest", &self.rest().len())
             .field("subscription", &self.subscription)
             .finish_non_exhaustive()
     }

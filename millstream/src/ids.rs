@@ -133,8 +133,25 @@ fn failed(what: &str) -> Error {
         .fix("give the message an id, or mend the factory")
 }
 
+/// As `uuid` writes it, in a third of the time: two digits at a time.
 fn append_uuid(id: uuid::Uuid, out: &mut BytesMut) {
-    out.extend_from_slice(id.hyphenated().encode_lower(&mut [0; uuid::fmt::Hyphenated::LENGTH]).as_bytes());
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    const PAIRS: [[u8; 2]; 256] = {
+        let mut pairs = [[0; 2]; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+            byte += 1;
+        }
+        pairs
+    };
+    /// Where the digits of each byte are.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+    let mut text = [b'-'; uuid::fmt::Hyphenated::LENGTH];
+    for (byte, at) in id.as_bytes().iter().zip(PLACES) {
+        text[at..at + 2].copy_from_slice(&PAIRS[usize::from(*byte)]);
+    }
+    out.extend_from_slice(&text);
 }
 
 /// A new ULID above the last one, also when the clock stands still or steps back.
@@ -199,6 +216,17 @@ mod tests {
     fn uuids_of_version_7_grow_strictly() {
         let ids = many(&IdFactory::uuid_v7(), 10_000);
         assert!(ids.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn an_id_is_written_as_its_uuid_is() {
+        let mut rng = Rng::with_seed(7);
+        for _ in 0..1_000 {
+            let id = uuid::Uuid::from_u128(rng.u128(..));
+            let mut text = BytesMut::new();
+            append_uuid(id, &mut text);
+            assert_eq!(text, id.hyphenated().to_string());
+        }
     }
 
     #[test]

@@ -116,6 +116,23 @@ impl PublishOptions {
         self.deliver_at = Some(at);
         self
     }
+
+    /// Puts them in place of what an event says.
+    fn apply(&self, id: &mut ByteString, key: &mut Option<Bytes>, headers: &mut Headers) {
+        if let Some(own) = &self.id {
+            id.clone_from(own);
+        }
+        if let Some(own) = &self.key {
+            *key = Some(own.clone());
+        }
+        for (name, value) in self.headers.iter() {
+            headers.remove(name);
+            match value {
+                Some(value) => headers.append(name.clone(), value.clone()),
+                None => headers.append_null(name.clone()),
+            }
+        }
+    }
 }
 
 impl Publisher {
@@ -223,7 +240,7 @@ impl Publisher {
     /// [`IdFactory`](ErrorKind::IdFactory); what [`Limits::check`] says; [`TooLarge`](ErrorKind::TooLarge) for
     /// more than the writer takes; [`BusIsShutdown`](ErrorKind::BusIsShutdown); else what the writer says.
     pub fn publish<E: Event>(&self, event: &E) -> impl Future<Output = Result<()>> + Send {
-        self.send_one(self.message(event))
+        self.send_one(self.shared.registry.topic_of::<E>().and_then(|topic| self.make(topic, event, None)))
     }
 
     /// Publishes an event to this topic, whatever the registry says.
@@ -248,7 +265,8 @@ impl Publisher {
         event: &E,
         options: PublishOptions,
     ) -> impl Future<Output = Result<()>> + Send {
-        self.send_one(self.message_with(event, options))
+        let topic = self.shared.registry.topic_of::<E>();
+        self.send_one(topic.and_then(|topic| self.make(topic, event, Some(options))))
     }
 
     /// Publishes events; says of each what became of it, in order. Nothing is written if one of them is refused
@@ -265,7 +283,10 @@ impl Publisher {
         events: impl IntoIterator<Item = &'a E>,
     ) -> impl Future<Output = Result<WriteReport>> + Send {
         let messages = self.shared.registry.topic_of::<E>().and_then(|topic| {
-            events.into_iter().map(|event| self.make(topic.clone(), event, None)).collect::<Result<Vec<_>>>()
+            events
+                .into_iter()
+                .map(|event| self.make(topic.clone(), event, None).map(Arc::unwrap_or_clone))
+                .collect::<Result<Vec<_>>>()
         });
         self.send(messages)
     }
@@ -275,7 +296,7 @@ impl Publisher {
     /// # Errors
     /// As [`publish_with`](Self::publish_with).
     pub fn publish_message(&self, message: Message) -> impl Future<Output = Result<()>> + Send {
-        self.send_one(self.completed(message))
+        self.send_one(self.completed(message).map(Arc::new))
     }
 
     /// Publishes messages of any topics; says of each what became of it. As [`publish_all`](Self::publish_all).
@@ -295,8 +316,8 @@ impl Publisher {
     /// # Errors
     /// As [`publish`](Self::publish).
     pub fn publish_now<E: Event>(&self, event: &E) -> impl Future<Output = Result<()>> + Send {
-        let message = self.message(event);
-        async move { self.write_one(Arc::new(message?)).await }
+        let message = self.shared.registry.topic_of::<E>().and_then(|topic| self.make(topic, event, None));
+        async move { self.write_one(message?).await }
     }
 
     /// In a handler: a publisher that holds nothing, for the other ways to publish at once. It continues the
@@ -311,7 +332,7 @@ impl Publisher {
     /// # Errors
     /// As [`publish`](Self::publish), but for what the writer says.
     pub fn message<E: Event>(&self, event: &E) -> Result<Message> {
-        self.make(self.shared.registry.topic_of::<E>()?, event, None)
+        self.make(self.shared.registry.topic_of::<E>()?, event, None).map(Arc::unwrap_or_clone)
     }
 
     /// The same with options.
@@ -319,7 +340,7 @@ impl Publisher {
     /// # Errors
     /// As [`publish_with`](Self::publish_with), but for what the writer says.
     pub fn message_with<E: Event>(&self, event: &E, options: PublishOptions) -> Result<Message> {
-        self.make(self.shared.registry.topic_of::<E>()?, event, Some(options))
+        self.make(self.shared.registry.topic_of::<E>()?, event, Some(options)).map(Arc::unwrap_or_clone)
     }
 
     // ---- Ending ------------------------------------------------------------------------------------------
@@ -358,14 +379,14 @@ impl Publisher {
 
     // ---- Making messages ---------------------------------------------------------------------------------
 
+    /// Behind a pointer from the start: it goes through several futures, and each would copy it.
     fn make<E: Event>(
         &self,
         topic: ByteString,
         event: &E,
         options: Option<PublishOptions>,
-    ) -> Result<Message> {
-        let options = options.unwrap_or_default();
-        let parts = Buffer::fill(|buffer| self.encode(event, &options, buffer))
+    ) -> Result<Arc<Message>> {
+        let parts = Buffer::fill(|buffer| self.encode(event, options.as_ref(), buffer))
             .map_err(|error| error.topic(&*topic))?;
         let mut headers = Headers::new();
         if let Some(name) = E::TYPE {
@@ -375,29 +396,29 @@ impl Publisher {
             headers.append(ByteString::from_static(names::VERSION), version.to_string());
         }
         event.headers(&mut headers);
-        for (name, value) in options.headers {
-            headers.remove(&name);
-            match value {
-                Some(value) => headers.append(name, value),
-                None => headers.append_null(name),
-            }
+        let mut id = ByteString::try_from(parts.id).map_err(|e| {
+            Error::new(ErrorKind::IdFactory, "the id factory gave an id that is not UTF-8").source(e)
+        })?;
+        let (mut key, mut deliver_at) = (parts.key, None);
+        if let Some(options) = options {
+            options.apply(&mut id, &mut key, &mut headers);
+            deliver_at = options.deliver_at;
         }
-        let mut message = Message {
-            id: match options.id {
-                Some(id) => id,
-                None => ByteString::try_from(parts.id).map_err(|e| {
-                    Error::new(ErrorKind::IdFactory, "the id factory gave an id that is not UTF-8").source(e)
-                })?,
-            },
+        if id.is_empty() {
+            id = self.shared.ids.next_id().map_err(|e| e.topic(&*topic))?;
+        }
+        self.continue_trace(&mut headers);
+        let message = Arc::new(Message {
+            id,
             topic,
-            key: options.key.or(parts.key),
+            key,
             headers,
             content_type: parts.content_type,
             data: Some(parts.data),
             time: (self.shared.clock)(),
-            deliver_at: options.deliver_at,
-        };
-        self.complete(&mut message)?;
+            deliver_at,
+        });
+        self.check(&message)?;
         Ok(message)
     }
 
@@ -405,16 +426,16 @@ impl Publisher {
     fn encode<E: Event>(
         &self,
         event: &E,
-        options: &PublishOptions,
+        options: Option<&PublishOptions>,
         buffer: &mut BytesMut,
     ) -> Result<Lengths> {
         let content_type = E::Format::encode(event, &self.shared.codecs, buffer)?;
         let data = buffer.len();
-        if options.id.is_none() {
+        if options.is_none_or(|options| options.id.is_none()) {
             self.shared.ids.append_to(buffer)?;
         }
         let id = buffer.len() - data;
-        let key = if options.key.is_none() { event.key() } else { None };
+        let key = if options.is_none_or(|options| options.key.is_none()) { event.key() } else { None };
         if let Some(key) = &key {
             buffer.extend_from_slice(key);
         }
@@ -429,15 +450,20 @@ impl Publisher {
         if message.time == SystemTime::UNIX_EPOCH {
             message.time = (self.shared.clock)();
         }
+        self.continue_trace(&mut message.headers);
+        self.check(message)
+    }
+
+    /// Adds the trace context of the message that is being handled, unless there is one.
+    fn continue_trace(&self, headers: &mut Headers) {
         if let Some(parent) = &self.trace.parent
-            && !message.headers.contains(names::TRACEPARENT)
+            && !headers.contains(names::TRACEPARENT)
         {
-            message.headers.append(ByteString::from_static(names::TRACEPARENT), parent.clone());
+            headers.append(ByteString::from_static(names::TRACEPARENT), parent.clone());
             if let Some(state) = &self.trace.state {
-                message.headers.insert(ByteString::from_static(names::TRACESTATE), state.clone());
+                headers.insert(ByteString::from_static(names::TRACESTATE), state.clone());
             }
         }
-        self.check(message)
     }
 
     fn completed(&self, mut message: Message) -> Result<Message> {
@@ -488,15 +514,11 @@ impl Publisher {
 
     // ---- Sending -----------------------------------------------------------------------------------------
 
-    /// Takes the message behind a pointer: it goes through several futures, and each would copy it.
-    fn send_one(&self, message: Result<Message>) -> impl Future<Output = Result<()>> + Send {
-        let message = message.map(Arc::new);
-        async move {
-            let message = message?;
-            match &self.held {
-                None => self.write_one(message).await,
-                Some(held) => self.hold(held, [Arc::unwrap_or_clone(message)]),
-            }
+    async fn send_one(&self, message: Result<Arc<Message>>) -> Result<()> {
+        let message = message?;
+        match &self.held {
+            None => self.write_one(message).await,
+            Some(held) => self.hold(held, [Arc::unwrap_or_clone(message)]),
         }
     }
 
@@ -674,8 +696,8 @@ impl Parts {
         Self {
             content_type: lengths.content_type,
             data: bytes.split_to(lengths.data),
-            id: bytes.split_to(lengths.id),
-            key: lengths.keyed.then_some(bytes),
+            key: lengths.keyed.then(|| bytes.split_off(lengths.id)),
+            id: bytes,
         }
     }
 }

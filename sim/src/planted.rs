@@ -303,7 +303,7 @@ impl BuggySettler {
             | (Verdict::Release, Defect::SettlerAcksReleases)
             | (Verdict::Dead(_), Defect::SettlerBuriesNothing) => true,
             (_, Defect::SettlerDropsEmitted) => {
-                settlement.emit.clear();
+                settlement.along_mut().emit.clear();
                 false
             }
             (_, Defect::SettlerCommitsTooFar) => {

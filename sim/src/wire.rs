@@ -289,7 +289,7 @@ impl Sent {
     fn of(settlement: &Settlement, seat: &Seat) -> Self {
         let world = &seat.wire.world;
         let group = seat.group;
-        let others = settlement.others.iter().map(millstream_core::Token::id);
+        let others = settlement.others().iter().map(millstream_core::Token::id);
         let letter = match &settlement.verdict {
             millstream_core::Verdict::Dead(letter) => Some(((group, letter.id.clone()), digest(letter))),
             _ => None,
@@ -307,7 +307,7 @@ impl Sent {
             tokens,
             cases,
             ending: Ending::from(&settlement.verdict),
-            emits: settlement.emit.iter().map(|message| message.id.clone()).collect(),
+            emits: settlement.emit().iter().map(|message| message.id.clone()).collect(),
             letter,
         }
     }

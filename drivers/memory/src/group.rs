@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::lane::{Lane, LaneId, Listed, Waiting};
 use crate::log::{self, Log};
+use crate::positions::Positions;
 
 /// The progress of a group in a topic, and its members.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub(crate) struct Group {
     members: Vec<Member>,
     cursor: u64,
     /// Messages delivered at least once and not settled.
-    begun: HashMap<u64, Begun>,
+    begun: Positions<Begun>,
     lanes: HashMap<LaneId, Lane>,
     /// Heads of lanes that any member may have.
     free: BTreeMap<u64, LaneId>,
@@ -93,7 +94,7 @@ impl Group {
             exclusive: false,
             members: Vec::new(),
             cursor,
-            begun: HashMap::new(),
+            begun: Positions::new(),
             lanes: HashMap::new(),
             free: BTreeMap::new(),
             timers: BTreeMap::new(),
@@ -189,31 +190,32 @@ impl Group {
         let before = into.len();
         if !self.exclusive || self.leader() == Some(generation) {
             let mut bytes = 0;
-            let mut fits = |first: bool, size: usize| {
-                bytes += size;
-                first || bytes <= limits.bytes
-            };
             while into.len() - before < limits.messages {
                 let first = into.len() == before;
+                let left = limits.bytes.saturating_sub(bytes);
                 // What waits is older than what is new.
                 if let Some((position, lane)) = self.first_waiting(index, end) {
                     let Some(message) = self.message(log, position) else {
                         self.take_out(position, lane);
                         continue;
                     };
-                    if !fits(first, message.size()) {
+                    let size = message.size();
+                    if !first && size > left {
                         break;
                     }
+                    bytes += size;
                     let message = Arc::clone(message);
                     into.push(self.take_waiting(position, lane, generation, message));
                 } else if let Some((position, entry)) = self.first_new(log, end, room) {
+                    if !first && entry.size > left {
+                        break;
+                    }
                     let lane = self.lane(entry.lane);
-                    if self.must_queue(lane, generation) {
-                        self.queue(position, lane, entry);
-                    } else if fits(first, entry.size) {
+                    if self.claim(lane, generation) {
+                        bytes += entry.size;
                         into.push(self.take_new(position, lane, generation, entry));
                     } else {
-                        break;
+                        self.queue(position, lane, entry);
                     }
                 } else {
                     break;
@@ -233,32 +235,39 @@ impl Group {
 
     /// Settles what a member has; says whether it had it.
     pub(crate) fn settle(&mut self, log: &mut Log, generation: u32, position: u64, verdict: Verdict) -> bool {
-        let Entry::Occupied(mut begun) = self.begun.entry(position) else { return false };
-        if begun.get().at != generation {
-            return false;
+        if let Verdict::Ack = verdict {
+            return self.acknowledge(log, generation, position);
         }
+        let Some(begun) = self.begun.get_mut(position).filter(|b| b.at == generation) else { return false };
         match verdict {
             Verdict::Retry { after } if after.is_zero() => self.come_back(position, None),
             Verdict::Retry { after } => self.come_back(position, Some(from_now(after))),
             Verdict::Release => {
                 // It was not started: as if it had not been delivered.
-                begun.get_mut().deliveries -= 1;
+                begun.deliveries -= 1;
                 self.come_back(position, None);
             }
             Verdict::Park(park) => {
                 // Its last run ended in order: what is counted is deliveries since.
-                begun.get_mut().deliveries = 0;
-                begun.get_mut().note = Some(Box::new(park.note));
+                begun.deliveries = 0;
+                begun.note = Some(Box::new(park.note));
                 self.come_back(position, park.after.map(from_now));
-            }
-            Verdict::Ack => {
-                let Begun { lane, .. } = begun.remove();
-                self.in_flight -= 1;
-                self.land(lane, None);
-                self.finish(log, position);
             }
             _ => return false,
         }
+        true
+    }
+
+    /// Ends what a member has; says whether it had it.
+    #[inline]
+    pub(crate) fn acknowledge(&mut self, log: &mut Log, generation: u32, position: u64) -> bool {
+        let Some(begun) = self.begun.remove_if(position, |b| b.at == generation) else { return false };
+        self.in_flight -= 1;
+        // Without keys there are lanes only while something waits.
+        if !self.lanes.is_empty() {
+            self.land(begun.lane, None);
+        }
+        self.finish(log, position);
         true
     }
 
@@ -273,7 +282,7 @@ impl Group {
     /// A member is no more: what it had goes back.
     pub(crate) fn leave(&mut self, generation: u32) {
         let had: BTreeSet<u64> =
-            self.begun.iter().filter(|(_, b)| b.at == generation).map(|(position, _)| *position).collect();
+            self.begun.iter(0).filter(|(_, b)| b.at == generation).map(|(position, _)| position).collect();
         // From the last to the first: each is put in front of its queue.
         for position in had.into_iter().rev() {
             self.come_back(position, None);
@@ -306,7 +315,7 @@ impl Group {
     /// Starts again at a position. There are no members.
     pub(crate) fn seek(&mut self, to: u64, log: &mut Log) {
         let mut wanted: BTreeSet<u64> = log.iter(self.cursor).map(|(position, _)| position).collect();
-        wanted.extend(self.begun.keys());
+        wanted.extend(self.begun.iter(0).map(|(position, _)| position));
         wanted.extend(self.lanes.values().flat_map(Lane::queue).map(|w| w.position));
         let now: BTreeSet<u64> = log.iter(to).map(|(position, _)| position).collect();
         now.difference(&wanted).for_each(|position| log.claim(*position));
@@ -317,7 +326,7 @@ impl Group {
 
     /// Its figures. Looks at what is in flight or waits.
     pub(crate) fn info(&self, log: &Log) -> GroupInfo {
-        let begun = self.begun.keys().copied();
+        let begun = self.begun.next(0).map(|(position, _)| position).into_iter();
         let waiting = self.lanes.values().flat_map(Lane::queue).map(|w| w.position);
         let oldest = begun.chain(waiting).chain(log.next(self.cursor).map(|(position, _)| position)).min();
         let mut info = GroupInfo::new(self.name.clone().unwrap_or_default());
@@ -364,10 +373,20 @@ impl Group {
         next.filter(|(position, _)| *position < end)
     }
 
-    /// Whether a new message of this lane cannot go to this member now. If it can, it is taken for granted
-    /// that it does.
-    fn must_queue(&mut self, id: LaneId, generation: u32) -> bool {
-        id.is_shared() && self.lanes.get(&id).is_some_and(|lane| !lane.is_open_to(generation))
+    /// Counts a new message of this lane to what this member has in flight, unless it cannot go there now.
+    #[inline]
+    fn claim(&mut self, id: LaneId, generation: u32) -> bool {
+        if !id.is_shared() {
+            return true;
+        }
+        match self.lanes.entry(id) {
+            Entry::Vacant(place) => {
+                place.insert(Lane::new(generation, 1));
+            }
+            Entry::Occupied(lane) if !lane.get().is_open_to(generation) => return false,
+            Entry::Occupied(mut lane) => lane.get_mut().in_flight += 1,
+        }
+        true
     }
 
     /// Puts a new message behind those of its lane.
@@ -384,9 +403,6 @@ impl Group {
     fn take_new(&mut self, position: u64, id: LaneId, generation: u32, entry: &log::Entry) -> Delivery {
         self.cursor = position + 1;
         self.copy(position, entry);
-        if id.is_shared() {
-            self.lanes.entry(id).or_insert_with(|| Lane::new(generation, 0)).in_flight += 1;
-        }
         self.begun.insert(position, Begun { lane: id, at: generation, deliveries: 1, note: None });
         self.in_flight += 1;
         delivery(position, generation, Arc::clone(&entry.message)).delivered(1)
@@ -410,11 +426,14 @@ impl Group {
             self.list(id);
         }
         self.in_flight += 1;
-        let begun =
-            self.begun.entry(position).or_insert(Begun { lane: id, at: 0, deliveries: 0, note: None });
+        if self.begun.get(position).is_none() {
+            self.begun.insert(position, Begun { lane: id, at: 0, deliveries: 0, note: None });
+        }
+        let delivery = delivery(position, generation, message);
+        let Some(begun) = self.begun.get_mut(position) else { return delivery };
         begun.at = generation;
         begun.deliveries += 1;
-        let delivery = delivery(position, generation, message).delivered(begun.deliveries);
+        let delivery = delivery.delivered(begun.deliveries);
         match &begun.note {
             Some(note) => delivery.parked((**note).clone()),
             None => delivery,
@@ -423,11 +442,11 @@ impl Group {
 
     /// A message in flight goes back to its lane.
     fn come_back(&mut self, position: u64, due: Option<Instant>) {
-        let Some(begun) = self.begun.get_mut(&position) else { return };
+        let Some(begun) = self.begun.get_mut(position) else { return };
         begun.at = 0;
         let (lane, parked) = (begun.lane, begun.note.is_some());
         if begun.deliveries == 0 && !parked {
-            self.begun.remove(&position);
+            self.begun.remove(position);
         }
         self.in_flight -= 1;
         self.parked += u64::from(parked);
@@ -452,6 +471,8 @@ impl Group {
                 entry.remove();
                 return;
             }
+            // Nothing waits, so nothing is listed.
+            None if lane.is_listed_nowhere() => return,
             None => {}
         }
         self.list(id);
@@ -476,7 +497,7 @@ impl Group {
 
     /// Takes a message that was begun with out of all tables; says whether it was there.
     fn take_out(&mut self, position: u64, id: LaneId) -> bool {
-        let begun = self.begun.remove(&position);
+        let begun = self.begun.remove(position);
         let queued = self.lanes.get_mut(&id).and_then(|lane| lane.forget(position));
         if let Some(queued) = queued {
             self.waiting -= 1;
@@ -550,7 +571,7 @@ impl Group {
         for waiting in waiting {
             let Some(entry) = log.get(waiting.position) else { continue };
             let id = self.lane(entry.lane);
-            if let Some(begun) = self.begun.get_mut(&waiting.position) {
+            if let Some(begun) = self.begun.get_mut(waiting.position) {
                 begun.lane = id;
             }
             self.lanes.entry(id).or_insert_with(|| Lane::new(0, 0)).insert(waiting);
@@ -593,7 +614,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_is_kept_of_keys_whose_messages_are_settled() {
         // Given 100 keys of which every way to wait was used
-        let mut log = Log::default();
+        let mut log = Log::new();
         let mut group = Group::new(Some("g".into()), 0, &mut log);
         let wake = Arc::new(Notify::new());
         (1..=2).for_each(|generation| group.join(generation, Arc::clone(&wake), false, &log));
@@ -631,7 +652,7 @@ mod tests {
         // then neither log nor group hold anything.
         assert_eq!(log.live(), 0);
         assert_eq!((group.unsettled, group.in_flight, group.parked, group.waiting), (0, 0, 0, 0));
-        assert!(group.begun.is_empty() && group.lanes.is_empty());
+        assert!(group.begun.len() == 0 && group.lanes.is_empty());
         assert!(group.free.is_empty() && group.timers.is_empty());
         assert!(group.members.iter().all(|m| m.own.is_empty()));
     }

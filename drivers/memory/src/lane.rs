@@ -86,6 +86,11 @@ impl Lane {
         self.queue.into_iter()
     }
 
+    /// Whether its head is listed nowhere, and rightly so.
+    pub(crate) fn is_listed_nowhere(&self) -> bool {
+        self.queue.is_empty() && self.listed == Listed::Nowhere
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight == 0 && self.queue.is_empty()
     }

@@ -33,6 +33,7 @@ mod driver;
 mod group;
 mod lane;
 mod log;
+mod positions;
 mod reader;
 mod sync;
 mod topic;

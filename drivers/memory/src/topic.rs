@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 use millstream_core::admin::{GroupInfo, StoredDeadLetter};
 use millstream_core::{
     ByteString, Delivery, End, Error, ErrorKind, Exclusivity, Message, OpenRequest, Position, ReadLimits,
-    Result, Settled, Settlement, Start, Verdict, WriteNow, WriteOutcome,
+    Result, Settled, Settlement, Start, TokenId, Verdict, WriteNow, WriteOutcome,
 };
 use slab::Slab;
 use tokio::sync::Notify;
@@ -85,7 +85,7 @@ enum Refused {
 impl Topic {
     pub(crate) fn new(name: ByteString, settings: Settings) -> Self {
         let state = State {
-            log: Log::default(),
+            log: Log::new(),
             groups: Slab::new(),
             delayed: Delayed::default(),
             generation: 0,
@@ -196,33 +196,37 @@ impl Membership {
         let Some(group) = groups.get_mut(self.group) else {
             return batch.iter().map(|_| Settled::Lost).collect();
         };
+        let generation = self.generation;
+        let ours = |id: TokenId| id.partition.0 == 0 && id.epoch.0 == generation;
+        let told = |had: bool| if had { Settled::Done } else { Settled::Lost };
         let mut settle = |settlement: Settlement| {
-            let id = settlement.token.id();
             use Verdict::{Ack, Park, Release, Retry};
-            if !matches!(settlement.verdict, Ack | Retry { .. } | Release | Park(_))
-                || !settlement.others.is_empty()
-                || !settlement.emit.is_empty()
-                || !settlement.effects.is_empty()
-            {
-                let error = Error::new(
-                    ErrorKind::Unsupported,
-                    "the memory driver settles without dead letters, messages or effects of its own",
-                )
-                .topic(&*self.topic.name)
-                .fix("write them with the writer, then acknowledge");
-                return Settled::Failed { error, settlement: Box::new(settlement) };
-            }
-            let ours = id.partition.0 == 0 && id.epoch.0 == self.generation;
-            if ours && group.settle(log, self.generation, id.id, settlement.verdict) {
-                Settled::Done
-            } else {
-                Settled::Lost
+            let id = settlement.token.id();
+            match settlement.verdict {
+                Ack if !settlement.takes_along() => {
+                    told(ours(id) && group.acknowledge(log, generation, id.id))
+                }
+                Retry { .. } | Release | Park(_) if !settlement.takes_along() => {
+                    told(ours(id) && group.settle(log, generation, id.id, settlement.verdict))
+                }
+                _ => self.refused_settlement(settlement),
             }
         };
         let settled = batch.into_iter().map(&mut settle).collect();
         group.wake();
         self.topic.tell_writers(&state);
         settled
+    }
+
+    #[cold]
+    fn refused_settlement(&self, settlement: Settlement) -> Settled {
+        let error = Error::new(
+            ErrorKind::Unsupported,
+            "the memory driver settles without dead letters, messages or effects of its own",
+        )
+        .topic(&*self.topic.name)
+        .fix("write them with the writer, then acknowledge");
+        Settled::Failed { error, settlement: Box::new(settlement) }
     }
 
     /// Reads no more, but goes on settling.
@@ -560,10 +564,14 @@ impl State {
     }
 
     /// Moves what is due into the log.
+    #[inline]
     fn promote(&mut self) {
-        if self.delayed.messages.is_empty() {
-            return;
+        if !self.delayed.messages.is_empty() {
+            self.promote_due();
         }
+    }
+
+    fn promote_due(&mut self) {
         let now = Instant::now();
         let claimants = self.claimants();
         let mut count = 0;

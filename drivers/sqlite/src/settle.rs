@@ -57,7 +57,7 @@ struct Item {
 impl Item {
     /// The settlement's token and those of its others.
     fn tokens(&self) -> impl Iterator<Item = TokenId> {
-        std::iter::once(&self.settlement.token).chain(&self.settlement.others).map(Token::id)
+        std::iter::once(&self.settlement.token).chain(self.settlement.others()).map(Token::id)
     }
 }
 
@@ -375,7 +375,7 @@ impl Desk<'_> {
                 ));
             }
         }
-        let takes_along = !settlement.effects.is_empty() || !settlement.emit.is_empty();
+        let takes_along = !settlement.effects().is_empty() || !settlement.emit().is_empty();
         if takes_along {
             self.execute(&self.savepoint.begin)?;
             if let Err(error) = self.take_along(settlement) {
@@ -560,10 +560,10 @@ impl Desk<'_> {
     }
 
     fn take_along(&mut self, settlement: &Settlement) -> Result<(), Failed> {
-        for effect in &settlement.effects {
+        for effect in settlement.effects() {
             self.run_effect(effect)?;
         }
-        let outcomes = publish::write(self.connection, self.known, &settlement.emit, self.max_message)
+        let outcomes = publish::write(self.connection, self.known, settlement.emit(), self.max_message)
             .map_err(Failed::File)?;
         for outcome in outcomes {
             match outcome {

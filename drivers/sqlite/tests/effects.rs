@@ -38,9 +38,9 @@ async fn sql_that_fails_undoes_its_own_message_alone_and_leaves_it_unsettled() {
     let batch: Vec<_> = member.take(2).await;
     let token = batch[1].token.id();
     let mut settlements: Vec<_> = batch.into_iter().map(|d| Settlement::ack(d.token)).collect();
-    settlements[0].effects = vec![sql(ADD)];
-    settlements[1].effects = vec![sql(ADD), sql("INSERT INTO sums VALUES('all', 0)")];
-    settlements[1].emit = vec![message(9, "k")];
+    settlements[0].along_mut().effects = vec![sql(ADD)];
+    settlements[1].along_mut().effects = vec![sql(ADD), sql("INSERT INTO sums VALUES('all', 0)")];
+    settlements[1].along_mut().emit = vec![message(9, "k")];
     // When they are settled.
     let settled = member.settler.settle(settlements).await;
     // Then the first is done, and of the second nothing is there, its other effect and its event neither.
@@ -65,8 +65,8 @@ async fn an_effect_of_a_stale_token_does_not_happen() {
     let id = delivery.token.id();
     member.ack(vec![delivery]).await;
     let mut stale = Settlement::ack(millstream_core::Token::new(id.partition, id.epoch, id.id));
-    stale.effects = vec![sql(ADD)];
-    stale.emit = vec![message(9, "k")];
+    stale.along_mut().effects = vec![sql(ADD)];
+    stale.along_mut().emit = vec![message(9, "k")];
     let settled = member.settler.settle(vec![stale]).await;
     assert!(matches!(settled[..], [Settled::Lost]), "{settled:?}");
     assert_eq!(file.number("SELECT count(*) FROM sums"), 0);
@@ -141,7 +141,7 @@ async fn what_is_emitted_is_there_with_the_acknowledgement_and_a_dead_letter_too
     let mut settlement = Settlement::new(delivery.token, Verdict::Dead(Box::new(letter)));
     let mut invoice = message(7, "k");
     invoice.topic = "invoices".into();
-    settlement.emit = vec![invoice];
+    settlement.along_mut().emit = vec![invoice];
     assert!(member.settler.settle(vec![settlement]).await[0].is_done());
     assert_eq!(&*listener.one().await.message.id, "id-7");
     assert_eq!(file.number("SELECT count(*) FROM millstream_dead WHERE class = 'unrecoverable'"), 1);

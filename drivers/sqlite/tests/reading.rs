@@ -86,7 +86,7 @@ async fn a_verdict_that_is_refused_takes_nothing_along() {
     let mut member = member(&store).await;
     let delivery = member.one().await;
     let mut retry = Settlement::new(delivery.token, Verdict::Retry { after: Duration::from_secs(1) });
-    retry.effects = vec![common::sql("INSERT INTO sums VALUES(1)")];
+    retry.along_mut().effects = vec![common::sql("INSERT INTO sums VALUES(1)")];
     let settled = member.settler.settle(vec![retry]).await;
     assert!(matches!(settled[..], [Settled::Failed { .. }]), "{settled:?}");
     assert_eq!(file.number("SELECT count(*) FROM sums"), 0);

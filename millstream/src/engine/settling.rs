@@ -68,11 +68,7 @@ pub(super) async fn run(
         let now = Instant::now();
         desk.with(now, |window| {
             let mut tags = std::mem::take(&mut outward.tags);
-            for (tag, outcome) in tags.drain(..).zip(outcomes) {
-                if let Some(again) = window.settled(input, tag, outcome, now) {
-                    outward.push(again, tag);
-                }
-            }
+            window.all_settled(input, &mut tags, outcomes, &mut outward, now);
             if outward.is_empty() {
                 // Its memory serves the next batch.
                 outward.tags = tags;

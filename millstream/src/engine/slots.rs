@@ -3,6 +3,7 @@
 //! Each slot keeps one pinned future and one waker. A future that is ready at its first poll, as most are,
 //! never touches a waker. One that is not marks its slot when it is woken, and only marked slots are polled.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use tracing::Span;
 
 use super::window::{Done, Index};
 use super::woken::Woken;
-use crate::context::Held;
+use crate::context::{Held, Others};
 use crate::{Context, Failure, Outcome};
 
 /// Where a run says that it is over, however it ended (returned, dropped or panicked), and leaves what it held.
@@ -32,6 +33,7 @@ impl Cell {
     }
 
     /// What was left. `None`: the run is not over, as far as anybody can tell.
+    #[inline]
     fn take(&self) -> Option<Option<Arc<Held>>> {
         if !self.over.load(Ordering::Acquire) {
             return None;
@@ -59,6 +61,7 @@ impl Guard {
 }
 
 impl Drop for Guard {
+    #[inline]
     fn drop(&mut self) {
         if let Some(held) = self.context.take_held() {
             *self.cell.lock() = Some(held);
@@ -72,13 +75,60 @@ struct Slot<F> {
     future: Pin<Box<Option<F>>>,
     cell: Arc<Cell>,
     waker: Waker,
+    run: Run,
+    /// It was past its deadline, and goes on.
+    overlooked: bool,
+}
+
+/// What is known of a run. Kept by its slot only once it waits for something.
+struct Run {
     index: Index,
-    rest: Vec<Index>,
+    /// The others of its batch.
+    rest: Others<Index>,
     span: Span,
     started: Instant,
     deadline: Option<Instant>,
-    /// It was past its deadline, and goes on.
-    overlooked: bool,
+}
+
+impl<F: Future<Output = Outcome>> Slot<F> {
+    /// Polls the future once, and drops it if it is over.
+    fn poll(&mut self) -> Option<Outcome> {
+        let mut outcome = None;
+        let (future, waker) = (&mut self.future, &self.waker);
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let Some(running) = future.as_mut().as_pin_mut() else { return };
+            if let Poll::Ready(ended) = running.poll(&mut TaskContext::from_waker(waker)) {
+                outcome = Some(ended);
+                // Dropping what the handler captured may panic as well; it has ended by then.
+                future.as_mut().set(None);
+            }
+        }));
+        match polled {
+            Ok(()) => outcome,
+            Err(panic) => Some(self.panicked(outcome, &*panic)),
+        }
+    }
+
+    #[cold]
+    fn panicked(&mut self, outcome: Option<Outcome>, panic: &(dyn Any + Send)) -> Outcome {
+        if let Some(outcome) = outcome {
+            self.drop_panicked();
+            return outcome;
+        }
+        self.drop_future();
+        Err(Failure::panic(&panic_text(panic)))
+    }
+
+    fn drop_future(&mut self) {
+        if catch_unwind(AssertUnwindSafe(|| self.future.as_mut().set(None))).is_err() {
+            self.drop_panicked();
+        }
+    }
+
+    fn drop_panicked(&mut self) {
+        tracing::error!("dropping a handler's future panicked");
+        self.future = Box::pin(None);
+    }
 }
 
 pub(super) struct Slots<F> {
@@ -114,34 +164,42 @@ impl<F: Future<Output = Outcome>> Slots<F> {
     }
 
     /// Starts a run and polls it once.
+    #[inline]
     pub(super) fn start(
         &mut self,
-        (index, rest): (Index, Vec<Index>),
+        (index, rest): (Index, Others<Index>),
         (span, started, deadline): (Span, Instant, Option<Instant>),
         make: impl FnOnce(Arc<Cell>) -> F,
         ended: &mut Vec<Done>,
     ) {
-        let at = self.free.pop().unwrap_or_else(|| {
-            let slot = self.slots.len();
-            self.slots.push(Slot {
-                future: Box::pin(None),
-                cell: Arc::default(),
-                waker: self.woken.waker(slot),
-                index,
-                rest: Vec::new(),
-                span: Span::none(),
-                started,
-                deadline: None,
-                overlooked: false,
-            });
-            slot
-        });
+        let at = match self.free.pop() {
+            Some(at) => at,
+            None => self.grow(started),
+        };
         let slot = &mut self.slots[at];
-        (slot.index, slot.rest, slot.span, slot.started, slot.deadline) =
-            (index, rest, span, started, deadline);
         // Making the future runs no code of the user's; a panic in there would be ours.
         slot.future.as_mut().set(Some(make(Arc::clone(&slot.cell))));
-        self.poll_slot(at, ended);
+        let outcome = {
+            let _entered = span.enter();
+            slot.poll()
+        };
+        match outcome {
+            Some(outcome) => self.end(at, (index, rest), outcome, ended),
+            None => slot.run = Run { index, rest, span, started, deadline },
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, now: Instant) -> usize {
+        let slot = self.slots.len();
+        self.slots.push(Slot {
+            future: Box::pin(None),
+            cell: Arc::default(),
+            waker: self.woken.waker(slot),
+            run: Run { index: 0, rest: None, span: Span::none(), started: now, deadline: None },
+            overlooked: false,
+        });
+        slot
     }
 
     /// When those began that ended after they had waited for something, since this was last asked.
@@ -149,32 +207,39 @@ impl<F: Future<Output = Outcome>> Slots<F> {
         self.waited.drain(..)
     }
 
+    /// Polls a run that was woken.
     fn poll_slot(&mut self, at: usize, ended: &mut Vec<Done>) {
         let slot = &mut self.slots[at];
-        let polled = {
-            let _entered = slot.span.enter();
-            let Some(future) = slot.future.as_mut().as_pin_mut() else { return };
-            let mut context = TaskContext::from_waker(&slot.waker);
-            catch_unwind(AssertUnwindSafe(|| future.poll(&mut context)))
-        };
-        match polled {
-            Ok(Poll::Pending) => {}
-            Ok(Poll::Ready(outcome)) => self.end(at, outcome, ended),
-            Err(panic) => self.end(at, Err(Failure::panic(&panic_text(&*panic))), ended),
+        if slot.future.is_none() {
+            return;
+        }
+        let span = slot.run.span.clone();
+        let outcome = span.in_scope(|| slot.poll());
+        if let Some(outcome) = outcome {
+            self.end_waited(at, outcome, ended);
         }
     }
 
-    fn end(&mut self, at: usize, outcome: Outcome, ended: &mut Vec<Done>) {
+    /// A run that had to wait is over; its future is dropped.
+    fn end_waited(&mut self, at: usize, outcome: Outcome, ended: &mut Vec<Done>) {
         let slot = &mut self.slots[at];
-        // Dropping what the handler captured may panic as well; it has ended by then.
-        let dropped = catch_unwind(AssertUnwindSafe(|| slot.future.as_mut().set(None)));
-        if dropped.is_err() {
-            tracing::error!("dropping a handler's future panicked");
-            slot.future = Box::pin(None);
-        }
-        slot.span = Span::none();
         slot.overlooked = false;
-        let (index, rest) = (slot.index, std::mem::take(&mut slot.rest));
+        slot.run.span = Span::none();
+        self.waited.push(slot.run.started);
+        let run = (slot.run.index, slot.run.rest.take());
+        self.end(at, run, outcome, ended);
+    }
+
+    /// A run is over, and its slot free.
+    #[inline]
+    fn end(
+        &mut self,
+        at: usize,
+        (index, rest): (Index, Others<Index>),
+        outcome: Outcome,
+        ended: &mut Vec<Done>,
+    ) {
+        let slot = &mut self.slots[at];
         // A blocking handler whose thread was lost may run on: its message cannot be settled from here, and its lease
         // or connection gives it back.
         if let Some(held) = slot.cell.take() {
@@ -192,11 +257,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
         }
         let mut round = std::mem::take(&mut self.round);
         for at in round.drain(..) {
-            let before = ended.len();
             self.poll_slot(at, ended);
-            if ended.len() > before {
-                self.waited.push(self.slots[at].started);
-            }
         }
         self.round = round;
         true
@@ -204,24 +265,24 @@ impl<F: Future<Output = Outcome>> Slots<F> {
 
     /// The earliest deadline of those that run.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.running().filter_map(|at| self.slots[at].deadline).min()
+        self.running().filter_map(|at| self.slots[at].run.deadline).min()
     }
 
     /// Ends those past their deadline.
     pub(super) fn expire(&mut self, now: Instant, limit: std::time::Duration, ended: &mut Vec<Done>) {
         let late: Vec<usize> =
-            self.running().filter(|at| self.slots[*at].deadline.is_some_and(|d| d <= now)).collect();
+            self.running().filter(|at| self.slots[*at].run.deadline.is_some_and(|d| d <= now)).collect();
         for at in late {
-            self.waited.push(self.slots[at].started);
-            self.end(at, Err(Failure::timeout(limit)), ended);
+            self.slots[at].drop_future();
+            self.end_waited(at, Err(Failure::timeout(limit)), ended);
         }
     }
 
     /// Forgets the deadlines that have passed; says how many are past theirs and go on.
     pub(super) fn overlook(&mut self, now: Instant) -> usize {
         for slot in &mut self.slots {
-            if slot.future.is_some() && slot.deadline.is_some_and(|d| d <= now) {
-                slot.deadline = None;
+            if slot.future.is_some() && slot.run.deadline.is_some_and(|d| d <= now) {
+                slot.run.deadline = None;
                 slot.overlooked = true;
             }
         }
@@ -233,7 +294,7 @@ impl<F: Future<Output = Outcome>> Slots<F> {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_text(panic: &(dyn Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&str>() {
         (*text).to_owned()
     } else if let Some(text) = panic.downcast_ref::<String>() {

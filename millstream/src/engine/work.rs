@@ -15,8 +15,8 @@ use tracing::Span;
 
 use super::desk::{Desk, Phase};
 use super::slots::{Cell, Guard, Slots};
-use super::window::{Done, Job};
-use crate::context::Item;
+use super::window::{Done, Index, Job};
+use crate::context::{Item, Others};
 use crate::policy::Execution;
 use crate::{Context, Failure, Handler, Outcome};
 
@@ -50,9 +50,14 @@ impl<H: Handler> Work for Loop<H> {
     }
 }
 
-async fn on_runtime<H: Handler>(handler: &H, cell: Arc<Cell>, context: Context) -> Outcome {
+fn on_runtime<H: Handler>(
+    handler: &H,
+    cell: Arc<Cell>,
+    context: Context,
+) -> impl Future<Output = Outcome> + Send {
     let mut guard = Guard::new(context, cell);
-    handler.call(&mut guard.context).await
+    // A block, which uses the guard where it lies: a function's arguments would be moved once more.
+    async move { handler.call(&mut guard.context).await }
 }
 
 async fn on_thread<H: Handler>(handler: Arc<H>, cell: Arc<Cell>, context: Context) -> Outcome {
@@ -85,6 +90,8 @@ const LONG: Duration = Duration::from_millis(1);
 async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Cell>, Context) -> F) {
     let mut slots = Slots::new(desk.policy.concurrency);
     let mut jobs: VecDeque<Job> = VecDeque::new();
+    // Those behind one that did not end, or not well.
+    let mut behind: VecDeque<Job> = VecDeque::new();
     let mut done: Vec<Done> = Vec::new();
     // How many handlers of this loop may run at once, as the window granted them.
     let mut permits = 0;
@@ -97,8 +104,8 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
         let active = slots.active();
         if slots.room() > 0 || permits > active || !done.is_empty() || !jobs.is_empty() {
             desk.with(now, |window| {
-                window.finished(&mut done, now);
                 window.put_back(&mut jobs, now);
+                window.finished(&mut done, now);
                 window.free(permits - active);
                 let room = slots.room().min(CHUNK);
                 permits = active + window.take((room, ahead), desk.runners, now, &mut jobs);
@@ -106,14 +113,26 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
         }
         let took = jobs.len();
         let deadline = desk.policy.timeout.map(|limit| now + limit);
+        let mut went_well = false;
         while slots.active() < permits
-            && let Some(Job { index, item, rest }) = jobs.pop_front()
+            && let Some(job) = jobs.pop_front()
         {
+            if job.follows && !went_well {
+                behind.push_back(job);
+                continue;
+            }
+            let Job { index, item, rest, .. } = job;
+            let before = done.len();
             let span = span(desk, &item);
-            let (places, items) = rest.into_iter().unzip();
+            let (places, items) = match rest {
+                None => (None, None),
+                Some(rest) => split(rest),
+            };
             let context = Context::new(Arc::clone(&desk.info), item, items);
             slots.start((index, places), (span, now, deadline), |cell| make(cell, context), &mut done);
+            went_well = done.len() > before && done.last().is_some_and(Done::is_plain);
         }
+        jobs.append(&mut behind);
         // What waits for something lets nothing by: others may have what is left.
         ahead = if jobs.is_empty() { (2 * ahead + 1).min(AHEAD) } else { 0 };
         let at_once = done.len();
@@ -153,7 +172,10 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
                 time.record(end.duration_since(started).as_secs_f64());
             }
             if !idle && took > LONG {
-                desk.with(end, |window| window.finished(&mut done, end));
+                desk.with(end, |window| {
+                    window.put_back(&mut jobs, end);
+                    window.finished(&mut done, end);
+                });
                 turns = TURNS;
                 ahead = 0;
             }
@@ -163,6 +185,12 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// The places of a batch, and its messages.
+fn split(rest: Box<[(Index, Item)]>) -> (Others<Index>, Others<Item>) {
+    let (places, items): (Vec<_>, Vec<_>) = rest.into_iter().unzip();
+    (Some(places.into()), Some(items.into()))
 }
 
 /// Waits for a job, for a handler that goes on, for a deadline, or for the end.

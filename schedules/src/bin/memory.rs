@@ -13,6 +13,8 @@ mod group;
 mod lane;
 #[path = "../../../drivers/memory/src/log.rs"]
 mod log;
+#[path = "../../../drivers/memory/src/positions.rs"]
+mod positions;
 #[path = "../../../drivers/memory/src/reader.rs"]
 mod reader;
 #[path = "../../../drivers/memory/src/topic.rs"]

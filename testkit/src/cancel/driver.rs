@@ -557,7 +557,7 @@ async fn settle(ground: &Ground, cut: &Cut) -> Checked {
             }
             4 if can.atomic_emit && emits.is_none() => {
                 emits = Some(id.clone());
-                settlement.emit = vec![Message::new(other.clone(), "emitted").with_id("emitted")];
+                settlement.along_mut().emit = vec![Message::new(other.clone(), "emitted").with_id("emitted")];
             }
             _ => {}
         }

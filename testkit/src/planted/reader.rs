@@ -271,7 +271,7 @@ impl PlantedSource {
         let again = |(id, message)| {
             let mut settlement = Settlement::ack(again(id));
             if self.bug == Some(Bug::GivesBackAtTheEnd) {
-                settlement.emit.push(message);
+                settlement.along_mut().emit.push(message);
             }
             settlement
         };

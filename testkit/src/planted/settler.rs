@@ -29,7 +29,7 @@ impl PlantedSettler {
             }
             (Bug::RetryLosesItsPlace, Verdict::Retry { after }) => {
                 let at = std::time::SystemTime::now() + *after;
-                settlement.emit.extend(message.map(|m| m.with_deliver_at(at)));
+                settlement.along_mut().emit.extend(message.map(|m| m.with_deliver_at(at)));
                 settlement.verdict = Verdict::Ack;
             }
             (Bug::RetryDoesNotWait, Verdict::Retry { .. }) => settlement.verdict = Verdict::Release,
@@ -41,10 +41,10 @@ impl PlantedSettler {
             }
             (Bug::ParksByRepublishing, Verdict::Park(park)) => {
                 let at = std::time::SystemTime::now() + park.after.unwrap_or_default();
-                settlement.emit.extend(message.map(|m| m.with_deliver_at(at)));
+                settlement.along_mut().emit.extend(message.map(|m| m.with_deliver_at(at)));
                 settlement.verdict = Verdict::Ack;
             }
-            (Bug::ForgetsTheOthers, _) => settlement.others.clear(),
+            (Bug::ForgetsTheOthers, _) => settlement.along_mut().others.clear(),
             (Bug::DropsDeadLetters, Verdict::Dead(_)) => settlement.verdict = Verdict::Ack,
             _ => {}
         }
@@ -70,7 +70,7 @@ impl Settler for PlantedSettler {
         for settlement in batch {
             let mut settlement = self.harm(bug, settlement);
             if bug == Bug::EmitsAnyway {
-                inner.write_beside(std::mem::take(&mut settlement.emit));
+                inner.write_beside(std::mem::take(&mut settlement.along_mut().emit));
             }
             outcomes.extend(inner.settle(vec![settlement]).await);
         }

@@ -430,7 +430,7 @@ fn commit(state: &mut State, key: &GroupKey, member: u32, settlement: Settlement
     if !matches!(settlement.verdict, Verdict::Ack) {
         return refuse(settlement, "a partitioned log knows no verdict but Ack", key);
     }
-    if !settlement.emit.is_empty() || !settlement.effects.is_empty() || !settlement.others.is_empty() {
+    if settlement.takes_along() {
         return refuse(settlement, "a partitioned log commits nothing along with a position", key);
     }
     let coordinator = state.coordinators.get_mut(key);
@@ -446,7 +446,7 @@ fn settle_in_pool(
     config: &Config,
     key: &GroupKey,
     member: u32,
-    settlement: Settlement,
+    mut settlement: Settlement,
     now: Instant,
 ) -> Settled {
     let can = config.shape.capabilities(config);
@@ -454,7 +454,7 @@ fn settle_in_pool(
     if let Some(pool) = state.pools.get_mut(key) {
         pool.reap(now);
     }
-    let others: Vec<TokenId> = settlement.others.iter().map(millstream_core::Token::id).collect();
+    let others: Vec<TokenId> = settlement.others().iter().map(millstream_core::Token::id).collect();
     let pool = state.pools.get(key);
     let held = |token: TokenId| pool.is_some_and(|pool| pool.held(member, token).is_some());
     if !held(token) || !others.iter().all(|other| held(*other)) {
@@ -468,7 +468,7 @@ fn settle_in_pool(
             key,
         );
     }
-    if !can.atomic_emit && !settlement.emit.is_empty() || !can.effects && !settlement.effects.is_empty() {
+    if !can.atomic_emit && !settlement.emit().is_empty() || !can.effects && !settlement.effects().is_empty() {
         return refuse(settlement, "this broker commits nothing along with a verdict", key);
     }
     match &settlement.verdict {
@@ -482,13 +482,13 @@ fn settle_in_pool(
     }
     // Everything that can fail comes first, so that all of it happens or nothing.
     let effects: Vec<SimEffect> =
-        settlement.effects.iter().filter_map(|e| e.downcast_ref().cloned()).collect();
+        settlement.effects().iter().filter_map(|e| e.downcast_ref().cloned()).collect();
     if let Some(bad) = effects.iter().find(|e| e.fails) {
         let what = format!("the effect {:?} failed", bad.name);
         return Settled::EffectsFailed(Error::new(ErrorKind::Handler, what).topic(&*key.0).group(&*key.1));
     }
     let mut more = std::collections::BTreeMap::<ByteString, usize>::new();
-    settlement.emit.iter().for_each(|m| *more.entry(m.topic.clone()).or_default() += 1);
+    settlement.emit().iter().for_each(|m| *more.entry(m.topic.clone()).or_default() += 1);
     for (topic, count) in &more {
         let possible =
             state.room(topic, *count, config).and_then(|()| state.topic(topic, config).map(|_| ()));
@@ -496,7 +496,7 @@ fn settle_in_pool(
             return Settled::Failed { error, settlement: Box::new(settlement) };
         }
     }
-    for message in settlement.emit {
+    for message in std::mem::take(&mut settlement.along_mut().emit) {
         // Checked above.
         let _ = state.append(message, config, now);
     }

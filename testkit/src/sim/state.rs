@@ -227,7 +227,7 @@ pub(super) fn injected(kind: ErrorKind, topic: &str) -> Error {
     Error::new(kind, "a fault that the test injected").topic(topic)
 }
 
-/// An effect for [`Settlement::effects`](millstream_core::Settlement): its name shows in
+/// An effect for [`Along::effects`](millstream_core::Along::effects): its name shows in
 /// [`Control::effects`](super::Control::effects) once the settlement has committed, and never before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimEffect {

@@ -142,8 +142,8 @@ async fn emitted_messages_and_effects_commit_with_the_acknowledgement_or_not_at_
     let id = delivery.token.id();
     let with = |token, effect| {
         let mut settlement = Settlement::ack(token);
-        settlement.emit = vec![Message::new("out", "y")];
-        settlement.effects = vec![Effect::new(SimEffect::new("row")), Effect::new(effect)];
+        settlement.along_mut().emit = vec![Message::new("out", "y")];
+        settlement.along_mut().effects = vec![Effect::new(SimEffect::new("row")), Effect::new(effect)];
         settlement
     };
     let failed = open.settler.settle(vec![with(delivery.token, SimEffect::failing("bad"))]).await;

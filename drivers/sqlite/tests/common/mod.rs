@@ -125,7 +125,7 @@ impl Member {
     /// Acknowledges with an effect.
     pub(crate) async fn ack_with(&mut self, delivery: Delivery, effect: Effect) -> Settled {
         let mut settlement = Settlement::ack(delivery.token);
-        settlement.effects = vec![effect];
+        settlement.along_mut().effects = vec![effect];
         self.settler.settle(vec![settlement]).await.remove(0)
     }
 }

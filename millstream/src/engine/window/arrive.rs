@@ -10,7 +10,7 @@ use millstream_core::{ByteString, Delivery, Message, PartitionId, Position, Toke
 use tokio::time::Instant;
 
 use super::entry::{Entry, Fate, History, Stage};
-use super::lanes::{Index, NEWEST, NONE};
+use super::lanes::{Index, NEWEST, NONE, Pushed, TOTAL};
 use super::{Input, ParkMode, Then, Window};
 use crate::context::Item;
 use crate::engine::park;
@@ -46,40 +46,31 @@ impl Window {
         let park = (input == Input::Park)
             .then(|| park::unpark(Arc::make_mut(&mut message), &self.rules.topic, self.rules.clock));
         let size = message.size();
-        let mut entry = Entry {
-            item: Item { message, origin, attempt: 0, deliveries },
-            id: token.id(),
-            token: Some(token),
-            input,
-            partition: origin.partition,
-            stage: Stage::Queued,
-            lane: None,
-            previous: NONE,
-            next: NONE,
-            fate: Fate::Run,
-            number,
-            size,
-            attempts: 0,
-            excused: 0,
-            due: None,
-            lease_until: self.rules.lease.map(|l| now + l),
-            stamp: 0,
-            single: false,
-            marked: false,
-            unparked: parked.is_some(),
-            history: None,
-            reservation: None,
-            reserved_at: None,
-            extra: None,
+        self.bytes += size;
+        let lane = match self.rules.policy.ordering {
+            Ordering::Sequential => Some(TOTAL),
+            Ordering::PerKey => message.lane_key().map(|key| self.lanes.id(key)),
         };
+        let fate = self.fate(&message, deliveries);
+        let lease_until = self.rules.lease.map(|l| now + l);
+        self.stamp = self.stamp.wrapping_add(1);
+        let place = self.entries.vacant_entry();
+        // A window holds at most `max_in_flight` and what the park adds: far below four thousand million.
+        let index = Index::try_from(place.key()).unwrap_or(NONE);
+        // Made where it stays.
+        let item = Item { message, origin, attempt: 0, deliveries };
+        let entry = place.insert(Entry::new(item, token.id(), input, number, size));
+        (entry.lane, entry.fate) = (lane, fate);
+        (entry.lease_until, entry.stamp) = (lease_until, self.stamp);
         if let Some(note) = &parked {
+            entry.unparked = true;
             entry.attempts = note.attempts;
-            entry.history = Some(Box::new(History {
+            *entry.history() = History {
                 first_failure: note.first_failure,
                 last_failure: note.first_failure,
                 error: note.error.clone(),
                 error_type: String::new(),
-            }));
+            };
         } else if let Some(attempts) = self.remembered.take(&entry.item.message.id) {
             entry.attempts = attempts;
         }
@@ -87,39 +78,28 @@ impl Window {
             // Where it lies in the topic, not in its park.
             entry.item.origin.position = note.position;
             entry.attempts = note.attempts;
-            entry.due = note.due.filter(|at| *at > now);
-            entry.history = note.history.map(Box::new);
+            entry.set_due(note.due.filter(|at| *at > now));
+            if let Some(history) = note.history {
+                *entry.history() = history;
+            }
             self.park_entries += 1;
         }
-        let message = &entry.item.message;
-        entry.lane = match self.rules.policy.ordering {
-            Ordering::Sequential => Some(0),
-            Ordering::PerKey => message.lane_key().map(|key| self.lanes.id(key)),
+        let Some(lane) = lane else {
+            self.become_head(index, now);
+            return;
         };
-        let for_another = message
-            .headers
-            .get_str(names::REDRIVE_GROUP)
-            .is_some_and(|group| Some(group) != self.rules.group.as_deref());
-        if for_another {
-            entry.fate = Fate::Skip;
-        } else if deliveries > self.rules.policy.delivery_limit() {
-            entry.fate = Fate::CrashLoop;
+        let Pushed { before, parked: in_park } = self.lanes.push(lane, index);
+        if let Some(before) = before {
+            self.entries[before as usize].next = index;
+            self.entries[index as usize].previous = before;
         }
-        self.bytes += size;
-        let lane = entry.lane;
-        let index = self.insert(entry);
-        let is_head = self.enter_lane(index);
-        match (lane, self.rules.park) {
-            (Some(lane), ParkMode::Topic)
-                if input == Input::Main
-                    && self.lanes.follows_parked(lane, park::place_of(origin.position)) =>
-            {
+        let is_head = before.is_none();
+        match self.rules.park {
+            ParkMode::Topic if input == Input::Main && in_park && self.follows_parked(index, lane) => {
                 self.park_to_topic(index, None);
             }
-            (Some(lane), ParkMode::Native) if self.lanes.is_parked(lane) && parked.is_none() => {
-                self.park_natively(index, None, now);
-            }
-            (Some(lane), ParkMode::Native) if parked.is_some() => {
+            ParkMode::Native if in_park && parked.is_none() => self.park_natively(index, None, now),
+            ParkMode::Native if parked.is_some() => {
                 // The park gave its head back: from here on the driver keeps the key's order.
                 self.lanes.unpark(lane, NEWEST);
                 if is_head {
@@ -131,30 +111,22 @@ impl Window {
         }
     }
 
-    pub(super) fn insert(&mut self, mut entry: Entry) -> Index {
-        self.stamp = self.stamp.wrapping_add(1);
-        entry.stamp = self.stamp;
-        // A window holds at most `max_in_flight` and what the park adds: far below four thousand million.
-        Index::try_from(self.entries.insert(entry)).unwrap_or(NONE)
-    }
-
-    /// Queues an entry in its lane; says whether it is the head.
-    pub(super) fn enter_lane(&mut self, index: Index) -> bool {
-        let Some(lane) = self.entries[index as usize].lane else { return true };
-        match self.lanes.push(lane, index) {
-            None => true,
-            Some(before) => {
-                self.entries[before as usize].next = index;
-                self.entries[index as usize].previous = before;
-                false
-            }
+    fn fate(&self, message: &Message, deliveries: u32) -> Fate {
+        let for_another = |group: &str| Some(group) != self.rules.group.as_deref();
+        if message.headers.get_str(names::REDRIVE_GROUP).is_some_and(for_another) {
+            Fate::Skip
+        } else if deliveries > self.rules.policy.delivery_limit() {
+            Fate::CrashLoop
+        } else {
+            Fate::Run
         }
     }
 
     /// The head of a lane gets its turn.
+    #[inline]
     pub(super) fn become_head(&mut self, index: Index, now: Instant) {
         let entry = &self.entries[index as usize];
-        match (entry.fate, entry.due) {
+        match (entry.fate, entry.due()) {
             (Fate::Skip, _) => {
                 self.counts.skipped(1);
                 self.complete(index, Then::Ack, now);
@@ -169,11 +141,12 @@ impl Window {
         let earliest = self.timers.peek().is_none_or(|Reverse((at, _, _))| due < *at);
         let entry = &mut self.entries[index as usize];
         entry.stage = Stage::Waiting;
-        entry.due = Some(due);
+        entry.set_due(Some(due));
         self.timers.push(Reverse((due, index, entry.stamp)));
         self.wake_pump |= earliest;
     }
 
+    #[inline]
     pub(super) fn make_ready(&mut self, index: Index, now: Instant) {
         if self.is_suspect(index) {
             self.suspect(index, now);
@@ -181,7 +154,7 @@ impl Window {
         }
         let dedup = self.rules.policy.dedup.is_some();
         let entry = &mut self.entries[index as usize];
-        if dedup && entry.reservation.is_none() {
+        if dedup && !entry.has_reservation() {
             entry.stage = Stage::Reserving;
             self.reserving.push(index);
             return;
@@ -205,7 +178,7 @@ impl Window {
         for (lane, ends) in self.lanes.crowded(self.share()) {
             // One that waits for its next attempt can go itself, and all others behind it.
             let head = self.entries.get(ends.head as usize).filter(|head| head.stage == Stage::Waiting);
-            if let Some(due) = head.and_then(|head| head.due)
+            if let Some(due) = head.and_then(|head| head.due())
                 && self.may_park(ends.head)
             {
                 self.park_lane(ends.head, due.saturating_duration_since(now), now);
@@ -224,7 +197,7 @@ impl Window {
                 }
                 ParkMode::Native => {
                     let Some(head) = self.entries.get(ends.head as usize) else { continue };
-                    self.mark_parked(lane, head.partition);
+                    self.mark_parked(lane, head.partition());
                     for (i, index) in excess.into_iter().enumerate() {
                         self.park_natively(index, (i == 0).then_some(Duration::from_secs(1)), now);
                     }

@@ -83,16 +83,19 @@ impl Window {
         }
         let mut taken = taken.into_iter();
         let (index, item) = taken.next()?;
-        Some(Job { index, item, rest: taken.collect() })
+        let rest: Box<[_]> = taken.collect();
+        let rest = (!rest.is_empty()).then_some(rest);
+        Some(Job { index, item, rest, follows: false })
     }
 
-    fn start_behind(&mut self, index: Index, now: Instant) -> Option<(Item, Index)> {
+    /// Starts the next one of a lane together with the one before it, or to follow it.
+    pub(super) fn start_behind(&mut self, index: Index, now: Instant) -> Option<(Item, Index)> {
         let dedup = self.rules.policy.dedup.is_some();
         let entry = self.entries.get(index as usize)?;
         // One that still has to ask the store, to wait or to run alone ends the lane's part.
         if dedup
             || entry.single
-            || entry.due.is_some()
+            || entry.due().is_some()
             || entry.stage != Stage::Queued
             || entry.fate != Fate::Run
             || self.is_suspect(index)

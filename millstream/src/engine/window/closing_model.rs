@@ -9,7 +9,7 @@ use millstream_core::{Delivery, Epoch, Error, ErrorKind, Message, PartitionId, S
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::model::window;
+use super::model::{begin, window};
 use super::*;
 use crate::Failure;
 use crate::context::Held;
@@ -84,7 +84,7 @@ impl World {
                     self.ahead.is_empty() || !self.closed,
                     "something was handed out after the end began"
                 );
-                self.running.extend(self.ahead.drain(..granted));
+                self.running.extend(begin(&mut self.ahead, granted));
             }
             Step::PutBack => self.window.put_back(&mut self.ahead, self.now),
             Step::End(which, ending) => self.end(which, ending),
@@ -140,7 +140,11 @@ impl World {
             Ending::Badly => Err(Failure::retry("no")),
             Ending::Hopeless => Err(Failure::unrecoverable("never")),
         };
-        let mut done = vec![Done { index, rest: Vec::new(), outcome, held }];
+        let mut done = vec![Done { index, rest: None, outcome, held }];
+        // As a runner does: what is behind another goes back before anything is said of that.
+        let (mut behind, others) = self.ahead.drain(..).partition(|job| job.follows);
+        self.ahead = others;
+        self.window.put_back(&mut behind, self.now);
         self.window.finished(&mut done, self.now);
         // As a runner does: the next of those ahead in its place, unless the end has begun.
         let next = if self.closed { None } else { self.ahead.pop_front() };

@@ -146,7 +146,7 @@ impl World {
         if self.ours.is_some_and(|(epoch, _)| epoch == item.origin.epoch) {
             self.finished.insert(number_of(&item));
         }
-        let mut done = vec![Done { index, rest: Vec::new(), outcome: Ok(()), held: None }];
+        let mut done = vec![Done { index, rest: None, outcome: Ok(()), held: None }];
         self.window.finished(&mut done, self.now);
         self.window.free(1);
     }

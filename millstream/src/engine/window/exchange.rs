@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::entry::History;
 use super::lanes::{Index, LaneId};
-use crate::context::{Held, Item};
+use crate::context::{Held, Item, Others};
 use crate::policy::Next;
 use crate::{Failure, Outcome};
 
@@ -37,7 +37,9 @@ pub(crate) struct Seat {
 pub(crate) struct Job {
     pub(crate) index: Index,
     pub(crate) item: Item,
-    pub(crate) rest: Vec<(Index, Item)>,
+    pub(crate) rest: Others<(Index, Item)>,
+    /// It is behind the job before it in its lane: begun only if that one has [succeeded plainly](Done::is_plain).
+    pub(crate) follows: bool,
 }
 
 /// What a runner brings back.
@@ -45,10 +47,17 @@ pub(crate) struct Job {
 pub(crate) struct Done {
     pub(crate) index: Index,
     /// The others of a batch.
-    pub(crate) rest: Vec<Index>,
+    pub(crate) rest: Others<Index>,
     pub(crate) outcome: Outcome,
     /// What the handler published and queued, to leave with its success.
     pub(crate) held: Option<Arc<Held>>,
+}
+
+impl Done {
+    /// Whether a message was handled, and nothing has to leave before its lane goes on.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.outcome.is_ok() && self.held.is_none() && self.rest.is_none()
+    }
 }
 
 /// What must be written, confirmed, before a message is settled.
@@ -186,6 +195,11 @@ impl Tag {
     pub(super) fn of(id: TokenId, lease_until: Option<Instant>) -> Self {
         let TokenId { partition, epoch, .. } = id;
         Self { waits: None, partition, epoch, count: 1, lease_until, dead: false }
+    }
+
+    /// Whether its being done changes nothing but that it is.
+    pub(super) fn is_plain(&self) -> bool {
+        self.waits.is_none() && !self.dead
     }
 
     /// An entry waits for it, with its lane.

@@ -14,14 +14,15 @@ use crate::{Failure, FailureKind};
 
 impl Window {
     pub(super) fn finish_one(&mut self, done: Done, now: Instant) {
-        let Done { index, rest, outcome, held } = done;
-        if outcome.is_ok() && held.is_none() && rest.is_empty() && self.is_plain(index) {
+        if done.is_plain() && self.is_plain(done.index) {
             // The usual case: nothing has to leave first, and the lane goes on at once.
             self.note_success();
             self.counts.handled(1);
-            self.complete(index, Then::Ack, now);
+            self.complete(done.index, Then::Ack, now);
             return;
         }
+        let Done { index, rest, outcome, held } = done;
+        let rest = rest.map(Vec::from).unwrap_or_default();
         let suspects = self.suspects_ran(index, &rest);
         match outcome {
             Ok(()) => self.succeeded(index, rest, held.map(|h| h.close()).unwrap_or_default(), now),
@@ -42,7 +43,7 @@ impl Window {
 
     /// Whether a message's success is all there is to it: no reservation to be confirmed, no suspicion to be lifted.
     fn is_plain(&self, index: Index) -> bool {
-        self.entries.get(index as usize).is_some_and(|e| e.reservation.is_none() && !e.marked)
+        self.entries.get(index as usize).is_some_and(|e| !e.has_reservation() && !e.marked)
     }
 
     /// A handler succeeded: whatever was down is up.
@@ -75,19 +76,19 @@ impl Window {
         let store = self.rules.policy.dedup.as_ref().filter(|_| self.rules.effects);
         for one in std::iter::once(index).chain(rest.iter().copied()) {
             let entry = &mut self.entries[one as usize];
-            let Some(reservation) = entry.reservation.take() else { continue };
+            let Some(reservation) = entry.take_reservation() else { continue };
             match store.and_then(|store| store.confirm_as_effect(&reservation)) {
                 Some(effect) => {
                     effects.push(effect);
                     // Kept: if the transaction comes to nothing, it is to be released.
-                    entry.reservation = Some(reservation);
+                    entry.rare().reservation = Some(reservation);
                 }
                 // Effects may still be undone, and then the next attempt must not pass for a copy.
                 None if !effects.is_empty() => {
-                    entry.reservation = Some(reservation);
-                    self.entries[index as usize].extra.get_or_insert_default().confirms = true;
+                    entry.rare().reservation = Some(reservation);
+                    self.entries[index as usize].rare().confirms = true;
                 }
-                None => reservations.push(*reservation),
+                None => reservations.push(reservation),
             }
         }
         let plain = emit.is_empty() && reservations.is_empty() && effects.is_empty();
@@ -107,7 +108,7 @@ impl Window {
         }
         // Effects without an atomic emit ride with the settlement that follows the write.
         if !effects.is_empty() {
-            self.entries[index as usize].extra.get_or_insert_default().effects = effects;
+            self.entries[index as usize].rare().effects = effects;
         }
         let load = if emit.is_empty() { Load::Nothing } else { Load::Emit(emit) };
         self.leave(index, rest, load, DedupStep::Confirm(reservations), Then::Ack);
@@ -142,7 +143,7 @@ impl Window {
         let wall = self.rules.clock.now();
         {
             let entry = &mut self.entries[index as usize];
-            let history = entry.history.get_or_insert_default();
+            let history = entry.history();
             history.first_failure.get_or_insert(wall);
             history.last_failure = Some(wall);
             history.error = failure.chain(ERROR_LIMIT);
@@ -173,8 +174,9 @@ impl Window {
                 if down {
                     Next::WaitForOutage
                 } else if kind == FailureKind::Unavailable {
-                    entry.excused = entry.excused.saturating_add(1);
-                    let wait = self.rules.policy.retry.wait(entry.excused, &mut self.rng);
+                    let excused = &mut entry.rare().excused;
+                    *excused = excused.saturating_add(1);
+                    let wait = self.rules.policy.retry.wait(*excused, &mut self.rng);
                     match self.rules.park {
                         // Each redelivery would count towards the crash loop: it waits here, its lease kept.
                         ParkMode::Redeliver(_) => Next::Retry(wait),
@@ -217,8 +219,8 @@ impl Window {
             }
             Next::WaitForOutage => {
                 self.counts.retried(1);
-                let entry = &mut self.entries[index as usize];
-                entry.excused = entry.excused.saturating_add(1);
+                let excused = &mut self.entries[index as usize].rare().excused;
+                *excused = excused.saturating_add(1);
                 self.make_ready(index, now);
             }
             Next::DeadLetter => self.dead_letter(index, class(kind), now),

@@ -7,7 +7,7 @@ use millstream_core::{Delivery, Epoch, Message, PartitionId, Token};
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::model::window;
+use super::model::{begin, window};
 use super::*;
 
 const CONCURRENCY: usize = 5;
@@ -79,7 +79,7 @@ proptest! {
                     let mut jobs = VecDeque::new();
                     let granted = window.take((max, ahead), 1, now, &mut jobs);
                     prop_assert_eq!(granted, expected, "of {} ready keys", reference.ready());
-                    let started: Vec<Job> = jobs.drain(..granted).collect();
+                    let started = begin(&mut jobs, granted);
                     window.put_back(&mut jobs, now);
                     for job in started {
                         let number: u64 = job.item.message.id.parse().unwrap();
@@ -94,7 +94,7 @@ proptest! {
                     let Job { index, item, .. } = running.remove(which % running.len());
                     let number: usize = item.message.id.parse().unwrap();
                     reference.busy.remove(&lanes[number]);
-                    let mut done = vec![Done { index, rest: Vec::new(), outcome: Ok(()), held: None }];
+                    let mut done = vec![Done { index, rest: None, outcome: Ok(()), held: None }];
                     window.finished(&mut done, now);
                     window.free(1);
                     let mut outward = Outward::default();

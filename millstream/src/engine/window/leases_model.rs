@@ -79,7 +79,7 @@ proptest! {
                 Step::End(which) if !running.is_empty() => {
                     let (id, Job { index, .. }) = running.remove(which % running.len());
                     ended.insert(id, now);
-                    let mut done = vec![Done { index, rest: Vec::new(), outcome: Ok(()), held: None }];
+                    let mut done = vec![Done { index, rest: None, outcome: Ok(()), held: None }];
                     window.finished(&mut done, now);
                     window.free(1);
                 }

@@ -17,7 +17,7 @@ impl Window {
         let limit = self.rules.policy.delivery_limit();
         let wall = self.rules.clock.now();
         let entry = &mut self.entries[index as usize];
-        let history = entry.history.get_or_insert_default();
+        let history = entry.history();
         history.first_failure.get_or_insert(wall);
         history.last_failure = Some(wall);
         history.error = format!(
@@ -34,7 +34,7 @@ impl Window {
             return;
         }
         let entry = &mut self.entries[index as usize];
-        let history = entry.history.take().map(|h| *h).unwrap_or_default();
+        let history = entry.take_history();
         let reservation = entry.take_reservation();
         let attempts = match class {
             // Its last run is counted here, since it did not come through the counting of retries.
@@ -82,7 +82,7 @@ impl Window {
         self.leaving -= 1;
         self.no_longer_parking(&out.load);
         let Some(entry) = self.entries.get_mut(out.index as usize) else { return };
-        let effects = entry.extra.as_mut().map(|e| std::mem::take(&mut e.effects)).unwrap_or_default();
+        let effects = entry.take_effects();
         if effects.is_empty() {
             self.complete(out.index, out.then, now);
             for other in &out.rest {
@@ -103,8 +103,10 @@ impl Window {
         self.leaving -= 1;
         let Some(entry) = self.entries.get_mut(index as usize) else { return };
         // Released once the letter is stored, or the message is somebody else's.
-        entry.reservation = reservation.map(Box::new);
-        let Some(token) = entry.token.take() else { return };
+        if reservation.is_some() {
+            entry.rare().reservation = reservation;
+        }
+        let Some(token) = entry.take_token() else { return };
         entry.stage = Stage::Settling;
         let (input, lease_until) = (entry.input, entry.lease_until);
         let tag = Tag { dead: true, ..Tag::of(token.id(), lease_until).awaited_by(index) };
@@ -118,7 +120,7 @@ impl Window {
         let wall = self.rules.clock.now();
         for one in std::iter::once(index).chain(rest.iter().copied()) {
             let entry = &mut self.entries[one as usize];
-            let history = entry.history.get_or_insert_default();
+            let history = entry.history();
             history.first_failure.get_or_insert(wall);
             history.last_failure = Some(wall);
             history.error = Failure::unrecoverable(error.to_string()).chain(ERROR_LIMIT);

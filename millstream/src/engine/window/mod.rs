@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 use foldhash::fast::FixedState;
-use millstream_core::{PartitionId, ReadLimits, Reservation, Token, TokenId};
+use millstream_core::{PartitionId, ReadLimits, Reservation, TokenId};
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -259,7 +259,7 @@ impl Window {
                 && entry.stamp == stamp
                 && entry.stage == Stage::Waiting
             {
-                entry.due = None;
+                entry.set_due(None);
                 self.make_ready(index, now);
             }
         }
@@ -293,7 +293,7 @@ impl Window {
     /// Tokens of everything that is ours now, for the lease thread.
     pub(crate) fn held_tokens(&self, input: Input, into: &mut Vec<TokenId>) {
         let entries = self.entries.iter().filter(|(_, e)| e.input == input);
-        into.extend(entries.filter_map(|(_, e)| e.token.as_ref().map(Token::id)));
+        into.extend(entries.filter(|(_, e)| e.has_token()).map(|(_, e)| e.id()));
         // What is finished stays ours until it is settled, however long the settler has to wait for its turn.
         into.extend(self.settlements[input as usize].settlements.iter().map(|s| s.token.id()));
     }
@@ -383,7 +383,7 @@ impl Window {
         let kept: HashMap<TokenId, bool> = held.iter().copied().zip(kept.iter().copied()).collect();
         let queued = self.settlements.iter_mut().flat_map(|o| o.settlements.iter().zip(&mut o.tags));
         let queued = queued.map(|(settlement, tag)| (settlement.token.id(), &mut tag.lease_until));
-        let held = self.entries.iter_mut().map(|(_, e)| (e.id, &mut e.lease_until));
+        let held = self.entries.iter_mut().map(|(_, e)| (e.id(), &mut e.lease_until));
         for (id, lease_until) in held.chain(queued) {
             match kept.get(&id) {
                 Some(true) => *lease_until = Some(asked + lease),

@@ -23,6 +23,8 @@ enum Step {
     Read(usize),
     /// Takes jobs, some of them ahead, and begins those that may run.
     Take(usize, usize),
+    /// Takes jobs, some of them ahead, and runs each to its end at once; those of these places end badly.
+    Run(usize, usize, Vec<bool>),
     /// Ends one of the running handlers, well or badly.
     End(usize, bool),
     Time(u64),
@@ -34,6 +36,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (1..9usize).prop_map(Step::Read),
         (1..5usize, 0..4usize).prop_map(|(max, ahead)| Step::Take(max, ahead)),
+        (1..5usize, 0..12usize, prop::collection::vec(prop::bool::weighted(0.8), 16))
+            .prop_map(|(max, ahead, well)| Step::Run(max, ahead, well)),
         (any::<usize>(), prop::bool::weighted(0.7)).prop_map(|(i, ok)| Step::End(i, ok)),
         (1..90_000u64).prop_map(Step::Time),
         Just(Step::Answer),
@@ -149,9 +153,10 @@ impl World {
             Step::Take(max, ahead) => {
                 let mut jobs = VecDeque::new();
                 let granted = self.window.take((*max, *ahead), 1, self.now, &mut jobs);
-                self.running.extend(jobs.drain(..granted));
+                self.running.extend(begin(&mut jobs, granted));
                 self.window.put_back(&mut jobs, self.now);
             }
+            Step::Run(max, ahead, well) => self.run(*max, *ahead, well),
             Step::End(which, ok) => {
                 if !self.running.is_empty() {
                     let job = self.running.remove(which % self.running.len());
@@ -195,7 +200,30 @@ impl World {
         self.window.arrive(Input::Main, &mut deliveries, self.now);
     }
 
-    fn end(&mut self, job: &Job, ok: bool) {
+    /// As a run loop whose handlers never wait: results are brought back once all of a visit have ended.
+    fn run(&mut self, max: usize, ahead: usize, well: &[bool]) {
+        let mut jobs = VecDeque::new();
+        let granted = self.window.take((max, ahead), 1, self.now, &mut jobs);
+        let (mut behind, mut done) = (VecDeque::new(), Vec::new());
+        let mut went_well = false;
+        for job in jobs {
+            if job.follows && !went_well {
+                behind.push_back(job);
+                continue;
+            }
+            let number = number_of(&job.item);
+            let busy = self.running.iter().filter(|r| self.key(number_of(&r.item)) == self.key(number));
+            assert!(self.key(number).is_none() || busy.count() == 0, "two of a key run at once");
+            went_well = well[done.len() % well.len()];
+            done.push(self.ended(&job, went_well));
+        }
+        self.window.put_back(&mut behind, self.now);
+        self.window.finished(&mut done, self.now);
+        self.window.free(granted);
+    }
+
+    /// A handler ends.
+    fn ended(&mut self, job: &Job, ok: bool) -> Done {
         let number = number_of(&job.item);
         if ok {
             if let Some(key) = self.key(number) {
@@ -204,7 +232,11 @@ impl World {
             self.finished.insert(number);
         }
         let outcome = if ok { Ok(()) } else { Err(Failure::retry("no")) };
-        let mut done = vec![Done { index: job.index, rest: Vec::new(), outcome, held: None }];
+        Done { index: job.index, rest: None, outcome, held: None }
+    }
+
+    fn end(&mut self, job: &Job, ok: bool) {
+        let mut done = vec![self.ended(job, ok)];
         self.window.finished(&mut done, self.now);
         self.window.free(1);
     }
@@ -285,6 +317,15 @@ impl World {
     fn settled(&self) -> u64 {
         if self.cumulative { self.committed } else { self.ended.len() as u64 }
     }
+}
+
+/// Takes out those that a run loop begins while none of them ends: not what is behind another.
+pub(super) fn begin(jobs: &mut VecDeque<Job>, granted: usize) -> Vec<Job> {
+    let (heads, behind): (Vec<_>, Vec<_>) = jobs.drain(..).partition(|job| !job.follows);
+    let mut heads = heads.into_iter();
+    let begun = heads.by_ref().take(granted).collect();
+    jobs.extend(heads.chain(behind));
+    begun
 }
 
 fn number_of(item: &Item) -> u64 {

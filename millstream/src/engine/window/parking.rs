@@ -35,7 +35,7 @@ impl Window {
             }
             ParkMode::Native => {
                 if let Some(lane) = lane {
-                    self.mark_parked(lane, self.entries[index as usize].partition);
+                    self.mark_parked(lane, self.entries[index as usize].partition());
                 }
                 self.park_natively(index, Some(wait), now);
                 for other in behind {
@@ -54,6 +54,12 @@ impl Window {
                 }
             }
         }
+    }
+
+    /// Whether a message has to queue in the park, behind those of its key.
+    pub(super) fn follows_parked(&self, index: Index, lane: LaneId) -> bool {
+        let place = park::place_of(self.entries[index as usize].item.origin.position);
+        self.lanes.follows_parked(lane, place)
     }
 
     /// Whether the head of a lane may be parked: not if it is, nor if younger ones of its key are and would come before
@@ -100,10 +106,10 @@ impl Window {
         let due = wait.map(|w| self.rules.clock.now() + w);
         let entry = &mut self.entries[index as usize];
         let reservation = entry.take_reservation();
-        let history = entry.history.take().map(|h| *h).unwrap_or_default();
+        let history = entry.take_history();
         let Item { message, origin, .. } = entry.item.clone();
         let load = ParkLoad { message, origin, attempts: entry.attempts, due, history };
-        let partition = entry.partition;
+        let partition = entry.partition();
         if let Some(lane) = entry.lane {
             self.lanes.park(lane, park::place_of(origin.position), partition);
         }

@@ -121,7 +121,7 @@ impl Window {
     /// Whether nothing of these partitions runs, leaves or waits for the broker.
     pub(crate) fn is_released(&self, input: Input, partitions: &[(PartitionId, Epoch)]) -> bool {
         let busy = self.entries.iter().any(|(_, e)| {
-            e.input == input && partitions.iter().any(|(p, epoch)| e.partition == *p && e.id.epoch == *epoch)
+            e.input == input && partitions.iter().any(|(p, epoch)| e.partition() == *p && e.epoch() == *epoch)
         });
         !busy
             && partitions.iter().all(|(p, epoch)| {
@@ -149,9 +149,9 @@ impl Window {
         let Some(entry) = self.entries.get(index as usize).filter(|_| self.rules.partitions) else {
             return Keeps::All;
         };
-        match self.partitions.get(&(entry.input, entry.partition)) {
-            Some(partition) if partition.epoch == entry.id.epoch && !partition.revoking => Keeps::All,
-            Some(partition) if partition.epoch == entry.id.epoch => Keeps::WhatRuns,
+        match self.partitions.get(&(entry.input, entry.partition())) {
+            Some(partition) if partition.epoch == entry.epoch() && !partition.revoking => Keeps::All,
+            Some(partition) if partition.epoch == entry.epoch() => Keeps::WhatRuns,
             _ => Keeps::Nothing,
         }
     }
@@ -193,8 +193,8 @@ impl Window {
             .iter()
             .filter(|(_, e)| {
                 e.input == input
-                    && e.partition == partition
-                    && e.id.epoch == epoch
+                    && e.partition() == partition
+                    && e.epoch() == epoch
                     && matches!(e.stage, Stage::Queued | Stage::Reserving | Stage::Ready | Stage::Waiting)
             })
             .map(|(i, _)| Index::try_from(i).unwrap_or(NONE))
@@ -250,8 +250,8 @@ impl Window {
                 Some(cargo) => {
                     let tag = Tag::of(token.id(), None).awaited_by(cargo.index);
                     let mut settlement = Settlement::ack(token);
-                    settlement.emit = cargo.emit;
-                    settlement.effects = cargo.effects;
+                    let along = settlement.along_mut();
+                    (along.emit, along.effects) = (cargo.emit, cargo.effects);
                     ready.push((settlement, tag));
                 }
                 None => match ready.last_mut() {
@@ -365,13 +365,14 @@ impl Window {
 
     // ---- Suspicion ---------------------------------------------------------------------------------------
 
+    #[inline]
     pub(super) fn is_suspect(&self, index: Index) -> bool {
         if !self.rules.partitions {
             return false;
         }
         let entry = &self.entries[index as usize];
         !entry.marked
-            && self.partitions.get(&(entry.input, entry.partition)).is_some_and(|p| p.suspicion.is_some())
+            && self.partitions.get(&(entry.input, entry.partition())).is_some_and(|p| p.suspicion.is_some())
     }
 
     /// Queues a message of a suspected partition: noted durably first, one at a time.
@@ -379,7 +380,7 @@ impl Window {
         let entry = &mut self.entries[index as usize];
         entry.stage = Stage::Reserving;
         let position = entry.item.origin.position;
-        let key = (entry.input, entry.partition);
+        let key = (entry.input, entry.partition());
         let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) else {
             return;
         };
@@ -431,7 +432,7 @@ impl Window {
         let mut keys = Vec::new();
         for one in std::iter::once(index).chain(rest.iter().copied()) {
             let Some(entry) = self.entries.get(one as usize).filter(|e| e.marked) else { continue };
-            let key = (entry.input, entry.partition);
+            let key = (entry.input, entry.partition());
             if let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) {
                 suspicion.ran(Seat { index: one, stamp: entry.stamp });
                 keys.push(key);
@@ -496,7 +497,7 @@ mod tests {
     }
 
     fn end(window: &mut Window, job: &Job) {
-        let mut done = vec![Done { index: job.index, rest: Vec::new(), outcome: Ok(()), held: None }];
+        let mut done = vec![Done { index: job.index, rest: None, outcome: Ok(()), held: None }];
         window.finished(&mut done, Instant::now());
         window.free(1);
     }

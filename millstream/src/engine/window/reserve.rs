@@ -52,8 +52,8 @@ impl Window {
                     return;
                 }
                 let entry = &mut self.entries[index as usize];
-                entry.reservation = Some(Box::new(reservation));
-                entry.reserved_at = Some(now);
+                let rare = entry.rare();
+                (rare.reservation, rare.reserved_at) = (Some(reservation), Some(now));
                 self.make_ready(index, now);
             }
             _ if stale => {}

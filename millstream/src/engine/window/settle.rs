@@ -1,11 +1,12 @@
 //! Settling: the end of a message, and what the broker says to it.
 
-use millstream_core::{Effects, Error, Message, Park, ParkNote, Settled, Settlement, Token, Verdict};
+use millstream_core::{Effects, Error, Message, Park, ParkNote, PartitionId, Position, Settled, Settlement, Token, Verdict};
 use tokio::time::Instant;
 
-use super::lanes::{Index, NONE};
+use super::entry::{Place, Removed};
+use super::lanes::{Index, LaneId, NONE};
 use super::partitions::Answer;
-use super::{Entry, Input, Seat, Stage, Tag, Then, Window};
+use super::{Entry, History, Input, Outward, Seat, Stage, Tag, Then, Window};
 use crate::Failure;
 use crate::engine::park;
 
@@ -24,6 +25,31 @@ enum Leaves {
     ToComeAgain,
 }
 
+/// What is still to be known of an entry that came out of the park, or that was a suspect, once it is gone.
+struct Departed {
+    seat: Seat,
+    input: Input,
+    partition: PartitionId,
+    lane: Option<LaneId>,
+    /// Where it lies in the topic.
+    place: Position,
+    marked: bool,
+}
+
+impl Departed {
+    #[inline]
+    fn of(index: Index, entry: &Entry) -> Option<Self> {
+        (entry.marked || entry.input == Input::Park).then(|| Self {
+            seat: Seat { index, stamp: entry.stamp },
+            input: entry.input,
+            partition: entry.partition(),
+            lane: entry.lane,
+            place: park::place_of(entry.item.origin.position),
+            marked: entry.marked,
+        })
+    }
+}
+
 impl Window {
     /// Settles with what must commit in the same transaction; the lane waits for the answer, and so do the
     /// others of its batch.
@@ -37,16 +63,16 @@ impl Window {
         // Where the driver has transactions, a batch ends in one.
         let together = !self.rules.cumulative && (self.rules.effects || self.rules.atomic_emit);
         let others: Vec<Token> = match together {
-            true => followers.iter().filter_map(|i| self.entries[*i as usize].token.take()).collect(),
+            true => followers.iter().filter_map(|i| self.entries[*i as usize].take_token()).collect(),
             false => Vec::new(),
         };
         let entry = &mut self.entries[index as usize];
-        let Some(token) = entry.token.take() else { return };
+        let Some(token) = entry.take_token() else { return };
         entry.stage = Stage::Settling;
         if !followers.is_empty() {
-            entry.extra.get_or_insert_default().followers = followers;
+            entry.rare().followers = followers;
         }
-        let (input, partition, number) = (entry.input, entry.partition, entry.number);
+        let (input, partition, number) = (entry.input, entry.partition(), entry.number);
         let lease_until = entry.lease_until;
         if self.rules.cumulative {
             let cargo = Cargo { index, emit, effects };
@@ -54,11 +80,10 @@ impl Window {
             return;
         }
         let tag = Tag::of(token.id(), lease_until).awaited_by(index);
-        let mut settlement = Settlement::ack(token);
-        settlement.emit = emit;
-        settlement.effects = effects;
         let tag = Tag { count: 1 + others.len(), ..tag };
-        settlement.others = others;
+        let mut settlement = Settlement::ack(token);
+        let along = settlement.along_mut();
+        (along.others, along.emit, along.effects) = (others, emit, effects);
         self.send(input, settlement, tag);
     }
 
@@ -71,18 +96,22 @@ impl Window {
 
     /// Ends a message that nothing holds any more: settles it and lets its lane go on.
     pub(super) fn complete(&mut self, index: Index, then: Then, now: Instant) {
-        let Some(entry) = self.entries.get_mut(index as usize) else { return };
-        let token = entry.token.take();
-        let (input, partition, number, lease_until) =
-            (entry.input, entry.partition, entry.number, entry.lease_until);
-        let attempts = entry.attempts;
-        let history = entry.history.take();
-        let leaves = if then == Then::Ack { Leaves::ForGood } else { Leaves::ToComeAgain };
-        self.remove(index, leaves, now);
+        let Some(entry) = self.entries.try_remove(index as usize) else { return };
+        let departed = Departed::of(index, &entry);
+        let Removed { place, token, number, attempts, lease_until, rare } = entry.removed();
+        self.unlink(place, now);
+        if let Some(departed) = departed {
+            let leaves = if then == Then::Ack { Leaves::ForGood } else { Leaves::ToComeAgain };
+            self.departed(&departed, leaves, now);
+        }
+        let history = match rare {
+            Some(rare) => rare.history,
+            None => None,
+        };
         let Some(token) = token else { return };
         if self.rules.cumulative {
             match then {
-                Then::Ack => self.track(input, partition, number, token, None),
+                Then::Ack => self.track(place.input, token.id().partition, number, token, None),
                 // What is given back is just not settled.
                 Then::Release | Then::Retry(_) | Then::ParkNative { .. } => drop(token),
             }
@@ -93,46 +122,89 @@ impl Window {
             Then::Release => Verdict::Release,
             Then::Retry(after) => Verdict::Retry { after },
             Then::ParkNative { after } => {
-                let history = history.unwrap_or_default();
-                let note = ParkNote { attempts, first_failure: history.first_failure, error: history.error };
-                Verdict::Park(Box::new(Park { after, note }))
+                let History { first_failure, error, .. } = history.unwrap_or_default();
+                Verdict::Park(Box::new(Park { after, note: ParkNote { attempts, first_failure, error } }))
             }
         };
         let tag = Tag::of(token.id(), lease_until);
-        self.send(input, Settlement::new(token, verdict), tag);
+        self.send(place.input, Settlement::new(token, verdict), tag);
     }
 
     /// Takes an entry out of the window and out of its lane, and lets the lane go on.
     fn remove(&mut self, index: Index, leaves: Leaves, now: Instant) {
         let Some(entry) = self.entries.try_remove(index as usize) else { return };
-        self.bytes -= entry.size;
-        if entry.input == Input::Park {
+        self.unlink(entry.place(), now);
+        if let Some(departed) = Departed::of(index, &entry) {
+            self.departed(&departed, leaves, now);
+        }
+    }
+
+    /// An entry that was taken out of the window leaves its lane, too, which goes on.
+    #[inline]
+    fn unlink(&mut self, place: Place, now: Instant) {
+        self.bytes -= place.size;
+        if place.input == Input::Park {
             self.park_entries -= 1;
         }
-        if let Some(lane) = entry.lane {
-            if entry.previous != NONE {
-                self.entries[entry.previous as usize].next = entry.next;
-            }
-            if entry.next != NONE {
-                self.entries[entry.next as usize].previous = entry.previous;
-            }
-            let head = self.lanes.unlink(lane, entry.previous, entry.next);
-            if entry.input == Input::Park && leaves == Leaves::ForGood {
-                self.lanes.unpark(lane, park::place_of(entry.item.origin.position));
-            }
-            // Others than queued ones are of the same batch, or leaving for the park in their order.
-            if let Some(head) = head
-                && self.entries[head as usize].stage == Stage::Queued
-                && !self.closing
-            {
-                self.become_head(head, now);
-            }
-        }
-        if entry.marked {
-            let seat = Seat { index, stamp: entry.stamp };
-            self.suspect_left((entry.input, entry.partition), seat, now);
+        if let Some(lane) = place.lane {
+            self.leave_lane(lane, place, now);
         }
         self.wake_pump |= self.pump_waits_for_less();
+    }
+
+    /// What hangs on one that came out of the park, or on a suspect.
+    #[cold]
+    fn departed(&mut self, departed: &Departed, leaves: Leaves, now: Instant) {
+        let Departed { seat, input, partition, lane, place, marked } = *departed;
+        if let Some(lane) = lane.filter(|_| input == Input::Park && leaves == Leaves::ForGood) {
+            self.lanes.unpark(lane, place);
+        }
+        if marked {
+            self.suspect_left((input, partition), seat, now);
+        }
+    }
+
+    fn leave_lane(&mut self, lane: LaneId, place: Place, now: Instant) {
+        let Place { previous, next, .. } = place;
+        if previous != NONE {
+            self.entries[previous as usize].next = next;
+        }
+        if next != NONE {
+            self.entries[next as usize].previous = previous;
+        }
+        let head = self.lanes.unlink(lane, previous, next);
+        // Others than queued ones are of the same batch, or leaving for the park in their order, or follow in a run loop.
+        if let Some(head) = head
+            && self.entries[head as usize].stage == Stage::Queued
+            && !self.closing
+        {
+            self.become_head(head, now);
+        }
+    }
+
+    /// What the broker said to a batch of settlements, in order. Those that must be sent again are put to `again`.
+    pub(crate) fn all_settled(
+        &mut self,
+        input: Input,
+        tags: &mut Vec<Tag>,
+        outcomes: Vec<Settled>,
+        again: &mut Outward,
+        now: Instant,
+    ) {
+        let counted = self.rules.partitions || self.rules.cumulative;
+        if !counted && outcomes.iter().all(Settled::is_done) && tags.iter().all(Tag::is_plain) {
+            // The usual case: nothing waited for any of them.
+            self.unsettled -= tags.len();
+            self.loose -= tags.len();
+            self.wake_pump |= self.pump_waits_for_less();
+            tags.clear();
+            return;
+        }
+        for (tag, outcome) in tags.drain(..).zip(outcomes) {
+            if let Some(settlement) = self.settled(input, tag, outcome, now) {
+                again.push(settlement, tag);
+            }
+        }
     }
 
     /// What the broker said to a settlement. One that must be sent again is given back.
@@ -169,17 +241,17 @@ impl Window {
         if let Some(index) = tag.waits
             && let Some(entry) = self.entries.get_mut(index as usize)
         {
-            let mut reservations: Vec<_> = entry.take_reservation().into_iter().collect();
-            let extra = entry.extra.take().map(|e| *e).unwrap_or_default();
+            let rare = entry.take_rare();
+            let mut reservations: Vec<_> = rare.reservation.into_iter().collect();
             self.remove(index, if done { Leaves::ForGood } else { Leaves::ToComeAgain }, now);
-            for other in extra.followers {
+            for other in rare.followers {
                 reservations.extend(self.entries.get_mut(other as usize).and_then(Entry::take_reservation));
                 self.complete(other, Then::Ack, now);
             }
             if !done || tag.dead {
                 // Whoever gets it next must not wait for their leases.
                 self.outworn.append(&mut reservations);
-            } else if extra.confirms {
+            } else if rare.confirms {
                 self.to_confirm.append(&mut reservations);
             }
         }
@@ -190,12 +262,12 @@ impl Window {
     /// The driver undid a message's effects: its handler's success did not last, and counts as a failure.
     pub(super) fn undone(&mut self, index: Index, error: Error, now: Instant) {
         let Some(entry) = self.entries.get_mut(index as usize) else { return };
-        entry.token = Some(Token::new(entry.id.partition, entry.id.epoch, entry.id.id));
+        entry.put_token_back();
         self.outworn.extend(entry.take_reservation());
-        let followers = entry.extra.take().map(|e| e.followers).unwrap_or_default();
+        let followers = entry.take_followers();
         for other in &followers {
             let other = &mut self.entries[*other as usize];
-            other.token = Some(Token::new(other.id.partition, other.id.epoch, other.id.id));
+            other.put_token_back();
             self.outworn.extend(other.take_reservation());
         }
         self.counts.handled_total = self.counts.handled_total.saturating_sub(1 + followers.len() as u64);

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::lanes::Index;
+use super::lanes::{Index, NONE};
+use super::partitions::Keeps;
 use super::{Done, Job, Stage, Window};
 use crate::context::Item;
 use crate::policy::Ordering;
@@ -44,30 +45,59 @@ impl Window {
             return 0;
         }
         let before = jobs.len();
+        let mut lanes = 0;
         if let Some(batching) = self.rules.policy.batch {
             self.take_batches(permits, batching, now, jobs);
+            lanes = jobs.len() - before;
         } else {
             // A probe goes alone.
-            let mut count = if self.outage.is_down() { permits } else { permits + ahead };
+            let most = if self.outage.is_down() { permits } else { permits + ahead };
+            let mut heads = most.min(self.ready.len());
             if runners > 1 {
-                count = count.min(self.ready.len().div_ceil(runners * 2));
+                heads = heads.min(self.ready.len().div_ceil(runners * 2));
             }
-            while count > 0 {
+            // Few lanes have something to run: then more of each come along.
+            let behind = (most - heads).min(ahead) / heads;
+            while heads > 0 {
                 let Some(index) = self.ready.pop_front() else { break };
                 if let Some(item) = self.start(index, now) {
-                    count -= 1;
-                    jobs.push_back(Job { index, item, rest: Vec::new() });
+                    heads -= 1;
+                    lanes += 1;
+                    jobs.push_back(Job { index, item, rest: None, follows: false });
+                    if behind > 0 {
+                        self.take_behind(index, behind, now, jobs);
+                    }
                 }
             }
         }
         let taken = jobs.len() - before;
         self.out += taken;
-        let granted = permits.min(taken);
+        let granted = permits.min(lanes);
         self.running += granted;
         granted
     }
 
-    /// Takes jobs back that were not begun, as if they had not been handed out.
+    /// Hands out up to so many of those behind the head of a lane, each to be begun once the one before it has
+    /// succeeded and nothing of that has to leave first: as it would be if the window were asked in between.
+    fn take_behind(&mut self, head: Index, most: usize, now: Instant, jobs: &mut VecDeque<Job>) {
+        let head = &self.entries[head as usize];
+        // One that is under suspicion runs alone.
+        if head.marked {
+            return;
+        }
+        let (input, mut next) = (head.input, head.next);
+        for _ in 0..most {
+            if self.entries.get(next as usize).is_none_or(|e| e.input != input) {
+                return;
+            }
+            let Some((item, after)) = self.start_behind(next, now) else { return };
+            jobs.push_back(Job { index: next, item, rest: None, follows: true });
+            next = after;
+        }
+    }
+
+    /// Takes jobs back that were not begun, as if they had not been handed out. Before the results of others are
+    /// [taken in](Self::finished): what becomes of a lane's head concerns all that is behind it.
     pub(crate) fn put_back(&mut self, jobs: &mut VecDeque<Job>, now: Instant) {
         while let Some(job) = jobs.pop_back() {
             self.out -= 1;
@@ -76,9 +106,18 @@ impl Window {
                 self.give_back(job.index, now);
                 continue;
             }
+            // Its partition was asked back meanwhile: nothing more of it is begun.
+            if self.keeps(job.index) != Keeps::All {
+                self.give_back(job.index, now);
+                continue;
+            }
             let Some(entry) = self.entries.get_mut(job.index as usize) else { continue };
-            entry.stage = Stage::Ready;
-            self.ready.push_front(job.index);
+            if entry.previous == NONE {
+                entry.stage = Stage::Ready;
+                self.ready.push_front(job.index);
+            } else {
+                entry.stage = Stage::Queued;
+            }
         }
     }
 
@@ -88,12 +127,12 @@ impl Window {
     }
 
     /// Starts an entry, unless it was taken away since it became ready.
+    #[inline]
     pub(super) fn start(&mut self, index: Index, now: Instant) -> Option<Item> {
-        let half = self.rules.policy.dedup_lease / 2;
         let entry = self.entries.get_mut(index as usize).filter(|e| e.stage == Stage::Ready)?;
-        if entry.reserved_at.is_some_and(|at| now.duration_since(at) > half) {
+        if entry.reserved_at().is_some_and(|at| now.duration_since(at) > self.rules.policy.dedup_lease / 2) {
             // It waited too long, for an outage or a pause: its lease might end while the handler runs.
-            entry.reserved_at = None;
+            entry.rare().reserved_at = None;
             let outworn = entry.take_reservation();
             self.outworn.extend(outworn);
             self.make_ready(index, now);

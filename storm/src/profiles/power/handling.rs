@@ -168,12 +168,12 @@ fn handle_one(group: Group, delivery: Delivery, reserve: Option<Reserve>, parks:
         }
     }
     if group == Group::Effects && is_followed(&id) {
-        settlement.emit.push(followed(&id, seq));
+        settlement.along_mut().emit.push(followed(&id, seq));
     }
     if group != Group::Plain {
         let row = (group.name(), i64::try_from(seq)?, id);
         let effect = SqlEffect::statement("INSERT INTO effects VALUES(?1, ?2, ?3)", row)?;
-        settlement.effects.push(effect.into_effect());
+        settlement.along_mut().effects.push(effect.into_effect());
     }
     Ok(handled)
 }
@@ -182,7 +182,7 @@ impl Handled {
     /// With the confirmation of what is reserved among its effects.
     fn confirmed_by(mut self, dedup: &SqliteDedupStore) -> Self {
         let confirm = self.reserved.as_ref().and_then(|reservation| dedup.confirm_as_effect(reservation));
-        self.settlement.effects.extend(confirm);
+        self.settlement.along_mut().effects.extend(confirm);
         self
     }
 }

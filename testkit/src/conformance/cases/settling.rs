@@ -78,13 +78,13 @@ pub(super) fn cases() -> Vec<Case> {
             "settling",
             emitted_messages_commit_with_the_verdict,
             emitting,
-            "emitted messages are written in one transaction with the verdict (Settlement::emit)"
+            "emitted messages are written in one transaction with the verdict (Along::emit)"
         ),
         case!(
             "settling",
             a_batch_ends_as_one_or_not_at_all,
             emitting,
-            "what was handled together is acknowledged together (Settlement::others)"
+            "what was handled together is acknowledged together (Along::others)"
         ),
     ]
 }
@@ -310,7 +310,7 @@ async fn emitted_messages_commit_with_the_verdict(world: World) -> Checked {
     world.ledger().write(effect);
     for (token, done) in [(delivery.token, true), (stale, false)] {
         let mut settlement = Settlement::ack(token);
-        settlement.emit = vec![emitted.clone()];
+        settlement.along_mut().emit = vec![emitted.clone()];
         let outcome = member.settle_all(vec![(id.clone(), Ending::Ack)], vec![settlement]).await?;
         ensure!(outcome[0].is_done() == done, "an acknowledgement with messages ended with {:?}", outcome[0]);
     }
@@ -357,6 +357,6 @@ async fn a_batch_ends_as_one_or_not_at_all(world: World) -> Checked {
 
 fn ack_together(delivery: &millstream_core::Delivery, others: Vec<millstream_core::Token>) -> Settlement {
     let mut settlement = Settlement::ack(Member::token_again(delivery));
-    settlement.others = others;
+    settlement.along_mut().others = others;
     settlement
 }
