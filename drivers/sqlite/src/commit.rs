@@ -128,6 +128,9 @@ struct Writer<'w> {
     replaced: Option<String>,
 }
 
+/// Whoever waits for a member to have its slots.
+type Reply = oneshot::Sender<Result<()>>;
+
 /// What waits for the commit.
 enum Waiting {
     Published {
@@ -179,6 +182,9 @@ struct Round {
     members: bool,
     /// Members to be looked at after the commit.
     again: Vec<Arc<Member>>,
+    /// Members whose slots were changed in this round already, to be looked at in the next: memory follows the file only
+    /// once it is durable.
+    later: Vec<(Arc<Member>, Option<Reply>)>,
 }
 
 impl Writer<'_> {
@@ -509,6 +515,14 @@ impl Writer<'_> {
         mut reply: Option<oneshot::Sender<Result<()>>>,
         round: &mut Round,
     ) -> Result<(), Broken> {
+        let balanced_in = |waiting: &Waiting| match waiting {
+            Waiting::Balanced { balanced: Some(balanced), .. } => Arc::ptr_eq(&balanced.member, member),
+            _ => false,
+        };
+        if round.waiting.iter().any(balanced_in) {
+            round.later.push((Arc::clone(member), reply));
+            return Ok(());
+        }
         // Slots may be wanted back, or not any more, whatever it comes to.
         member.set_changed();
         // A slot that is given back takes along what was done to it in this round.
@@ -637,7 +651,7 @@ impl Writer<'_> {
     // ---- After it ----------------------------------------------------------------------------------------
 
     fn committed(&mut self, round: Round, stored: Vec<(Arc<Member>, usize, crate::progress::Progress)>) {
-        let Round { waiting, mut touched, bytes, members, mut again, dirty, .. } = round;
+        let Round { waiting, mut touched, bytes, members, mut again, later, dirty, .. } = round;
         for (member, slot, progress) in stored {
             if let Some(slot) = member.lock().slots[slot].as_mut() {
                 slot.parked = progress.parked;
@@ -720,6 +734,9 @@ impl Writer<'_> {
                 }
             }
         }
+        for (member, reply) in later {
+            self.shared.send(Request::Balance { member, reply });
+        }
         for member in again {
             self.shared.send(Request::Balance { member, reply: None });
         }
@@ -744,6 +761,12 @@ impl Writer<'_> {
     /// The transaction is gone: everybody is told, and what has to be done is done later.
     fn undone(&mut self, round: Round, fate: &Fate<'_>) {
         self.known.forget();
+        for (member, reply) in round.later {
+            match reply {
+                Some(reply) => drop(reply.send(Err(fate.error()))),
+                None => self.shared.send(Request::Balance { member, reply: None }),
+            }
+        }
         for waiting in round.waiting {
             match waiting {
                 Waiting::Published { outcomes, reply, .. } => {

@@ -178,7 +178,7 @@ impl Window {
         for (lane, ends) in self.lanes.crowded(self.share()) {
             // One that waits for its next attempt can go itself, and all others behind it.
             let head = self.entries.get(ends.head as usize).filter(|head| head.stage == Stage::Waiting);
-            if let Some(due) = head.and_then(|head| head.due())
+            if let Some(due) = head.and_then(Entry::due)
                 && self.may_park(ends.head)
             {
                 self.park_lane(ends.head, due.saturating_duration_since(now), now);

@@ -1,6 +1,8 @@
 //! Settling: the end of a message, and what the broker says to it.
 
-use millstream_core::{Effects, Error, Message, Park, ParkNote, PartitionId, Position, Settled, Settlement, Token, Verdict};
+use millstream_core::{
+    Effects, Error, Message, Park, ParkNote, PartitionId, Position, Settled, Settlement, Token, Verdict,
+};
 use tokio::time::Instant;
 
 use super::entry::{Place, Removed};
