@@ -249,11 +249,11 @@ impl Arena {
     fn died(&mut self, place: usize, status: ExitStatus) {
         // What it had is delivered again, whyever it died.
         self.life(place).killed = Some(journal::now());
-        // Where no sync succeeds, it may refuse to begin, in order.
-        let may_refuse = self.life(place).failing.is_some() && status.code() == Some(1);
-        if !may_refuse {
-            let name = self.places[place].running.name.clone();
-            let words = self.last_words(&name);
+        // Where no sync succeeds, or the disk is full, it may refuse to begin, in order.
+        let name = self.places[place].running.name.clone();
+        let words = self.last_words(&name);
+        let has_reason = self.life(place).failing.is_some() || words.contains("free space on the disk");
+        if status.code() != Some(1) || !has_reason {
             self.problem(format!("{name} ended by itself, with {status}: {words}"));
         }
     }
