@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::command::Run;
 use crate::counts::Counts;
 use crate::data::{self, NoData};
-use crate::{Result, storm, tools};
+use crate::{Result, fuzz, sim, storm, tools};
 
 /// Cheap steps first; those that share build results next to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -22,6 +22,8 @@ pub(crate) enum Step {
     Tests,
     Flights,
     Demo,
+    Sim,
+    Fuzz,
     Storm,
 }
 
@@ -52,6 +54,8 @@ impl Step {
             Self::Tests => "tests",
             Self::Flights => "flights",
             Self::Demo => "demo",
+            Self::Sim => "sim",
+            Self::Fuzz => "fuzz",
             Self::Storm => "storm",
         }
     }
@@ -67,6 +71,8 @@ impl Step {
             Self::Tests => "all tests, doc tests too",
             Self::Flights => "the flights example on its real data set, also with processes that are killed",
             Self::Demo => "the demo loses nothing",
+            Self::Sim => "the engine on simulated brokers through a thousand seeds of faults",
+            Self::Fuzz => "no bytes make a decoder of bytes from outside panic, hang or take too much memory",
             Self::Storm => {
                 "nothing is lost when processes and files are broken on purpose, a tenth of the long form"
             }
@@ -84,6 +90,8 @@ impl Step {
             Self::Tests => tests(),
             Self::Flights => flights(),
             Self::Demo => demo(),
+            Self::Sim => sim::ci().map(Done::checked),
+            Self::Fuzz => fuzz::ci().map(Done::checked),
             Self::Storm => storm(),
         }
     }
