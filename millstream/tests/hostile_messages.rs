@@ -3,15 +3,17 @@
 #![cfg(all(feature = "memory", feature = "sqlite"))]
 #![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use millstream::{Bus, Failure, Message, Outcome, Retry, Running, Subscribe, names};
 use tempfile::TempDir;
 
-const LONG: Duration = Duration::from_secs(60);
+use self::common::comes_about;
 
 /// A message for each thing that has broken some program somewhere. The id says what it is.
 fn hostile() -> Vec<Message> {
@@ -98,14 +100,6 @@ async fn start(bus: Bus, seen: &Seen, fails: &Arc<AtomicBool>) -> Running {
     bus.subscribe_to("t", handler.group("g").named("h").retry(Retry::none())).start().await.unwrap()
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < LONG, "it did not come about: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
 fn assert_as_sent(url: &str, came: &Seen) {
     let came = came.lock().unwrap();
     for sent in hostile() {
@@ -130,7 +124,7 @@ async fn a_handler_gets_every_kind_of_bytes_as_they_were_published() {
         }
         let seen = Seen::default();
         let running = start(bus, &seen, &Arc::default()).await;
-        until("all came", || seen.lock().unwrap().len() == hostile().len()).await;
+        comes_about("all came", || seen.lock().unwrap().len() == hostile().len()).await;
         assert_as_sent(&place.url, &seen);
         assert!(running.shutdown().await.is_clean());
     }
@@ -148,7 +142,7 @@ async fn every_kind_of_bytes_comes_back_from_the_dead_letters_as_it_was() {
         }
         let running = start(bus, &seen, &fails).await;
         let control = running.control();
-        until("all are dead", || control.counts()[0].dead_lettered == hostile().len() as u64).await;
+        comes_about("all are dead", || control.counts()[0].dead_lettered == hostile().len() as u64).await;
         let dead: Seen = Seen::default();
         for letter in letters.list(None, 1_000).await.unwrap() {
             // One that is full of its own headers has room for the first of ours alone.
@@ -160,7 +154,7 @@ async fn every_kind_of_bytes_comes_back_from_the_dead_letters_as_it_was() {
         // When it can, and they are redriven, then it gets them as they were, and no letter is left.
         fails.store(false, Ordering::Relaxed);
         assert_eq!(letters.redrive_all().await.unwrap(), hostile().len());
-        until("all came", || seen.lock().unwrap().len() == hostile().len()).await;
+        comes_about("all came", || seen.lock().unwrap().len() == hostile().len()).await;
         assert_as_sent(&place.url, &seen);
         assert!(letters.list(None, 10).await.unwrap().is_empty());
         assert!(running.shutdown().await.is_clean());

@@ -3,31 +3,21 @@
 #![cfg(feature = "memory")]
 #![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
 
+mod common;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millstream::core::erased::DynAdmin;
 use millstream::{
-    Attempt, Bus, Control, DeadLetter, Message, MessageId, Outage, Outcome, Publisher, Retry, Running,
-    Settings, Subscribe, SubscriptionReport, names,
+    Attempt, Bus, DeadLetter, Message, MessageId, Outage, Outcome, Publisher, Retry, Running, Settings,
+    Subscribe, names,
 };
 use tokio::time::{sleep, timeout};
 
-const LONG: Duration = Duration::from_secs(60);
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < LONG, "it did not come about: {what}");
-        sleep(Duration::from_millis(2)).await;
-    }
-}
-
-fn counts(control: &Control) -> SubscriptionReport {
-    control.counts().swap_remove(0)
-}
+use self::common::{LONG, comes_about, counts};
 
 async fn publish(publisher: &Publisher, messages: impl IntoIterator<Item = Message>) {
     let messages: Vec<_> = messages.into_iter().collect();
@@ -140,7 +130,7 @@ async fn of_a_hundred_thousand_messages_a_tenth_panics_and_nobody_else_notices()
     // When they are all published.
     let control = running.control();
     publish(&publisher, numbered(COUNT, 1_000)).await;
-    until("all are settled", || {
+    comes_about("all are settled", || {
         let counts = counts(&control);
         counts.handled + counts.dead_lettered == COUNT as u64
     })
@@ -153,7 +143,7 @@ async fn of_a_hundred_thousand_messages_a_tenth_panics_and_nobody_else_notices()
     assert_eq!((one.failed, one.retried), ((3 * always + once) as u64, (2 * always + once) as u64));
     // And nothing is held any more, and as many run at once as before.
     assert_eq!(running_now.load(Ordering::Relaxed), 0);
-    until("nothing is in flight", || control.in_flight() == 0).await;
+    comes_about("nothing is in flight", || control.in_flight() == 0).await;
     assert_eq!(lag(&admin).await, 0);
     assert!(most.load(Ordering::Relaxed) <= 32);
     let letters = admin.dead_letters("t", None, 1).await.unwrap();
@@ -215,10 +205,10 @@ async fn after_panics_as_many_run_at_once_as_before() {
         .unwrap();
     let control = running.control();
     publish(&publisher, (0..1_000).map(|_| Message::new("t", "panic"))).await;
-    until("all are dead letters", || counts(&control).dead_lettered == 1_000).await;
+    comes_about("all are dead letters", || counts(&control).dead_lettered == 1_000).await;
     // When as many as may run at once wait for each other, then they all run.
     publish(&publisher, (0..CONCURRENCY).map(|_| Message::new("t", "meet"))).await;
-    until("all met", || counts(&control).handled == CONCURRENCY as u64).await;
+    comes_about("all met", || counts(&control).handled == CONCURRENCY as u64).await;
     assert!(running.shutdown().await.is_clean());
 }
 
@@ -256,7 +246,7 @@ async fn a_handler_that_never_ends_is_dropped_at_its_timeout_and_becomes_a_dead_
     // When it and others are published, also of its key.
     let control = running.control();
     publish(&publisher, numbered(100, 10)).await;
-    until("all are settled", || counts(&control).handled + counts(&control).dead_lettered == 100).await;
+    comes_about("all are settled", || counts(&control).handled + counts(&control).dead_lettered == 100).await;
     // Then it ran as often as it may, never twice at once, and all others are handled.
     let run = runs.of("0");
     assert_eq!((run.all, run.at_once, run.now), (3, 1, 0));
@@ -298,7 +288,7 @@ async fn a_handler_that_blocks_its_thread_past_its_timeout_is_never_beside_itsel
     // When it comes to its end all the same, then its message is settled once.
     let control = running.control();
     publish(&publisher, numbered(20, 20)).await;
-    until("all are settled", || counts(&control).handled + counts(&control).dead_lettered == 20).await;
+    comes_about("all are settled", || counts(&control).handled + counts(&control).dead_lettered == 20).await;
     assert_eq!(runs.most_at_once(), 1);
     let counts = counts(&control);
     assert_eq!(counts.handled, 20, "what ended well is not thrown away for being late: {counts:?}");
@@ -359,7 +349,7 @@ async fn a_thread_that_does_not_end_keeps_its_message_and_health_says_so() {
     let (running, admin, runs, let_go) = spinning(Duration::from_secs(25)).await;
     let control = running.control();
     // Of its key are 10 messages, of the nine other keys 90.
-    until("the other keys are done", || counts(&control).handled == 90).await;
+    comes_about("the other keys are done", || counts(&control).handled == 90).await;
     sleep(Duration::from_millis(100)).await;
     // Then there is one run of it, it was neither failed nor retried, and health names it.
     assert_eq!((runs.of("0").all, runs.of("0").now), (1, 1));
@@ -369,9 +359,9 @@ async fn a_thread_that_does_not_end_keeps_its_message_and_health_says_so() {
     assert!(why.contains("over 20ms"), "{why}");
     // When it ends, then its key goes on and health is green.
     drop(let_go);
-    until("all are done", || counts(&control).handled == 100).await;
+    comes_about("all are done", || counts(&control).handled == 100).await;
     assert_eq!(runs.most_at_once(), 1);
-    until("health is green", || control.health().subscriptions[0].why.is_empty()).await;
+    comes_about("health is green", || control.health().subscriptions[0].why.is_empty()).await;
     assert!(running.shutdown().await.is_clean());
 }
 
@@ -379,7 +369,7 @@ async fn a_thread_that_does_not_end_keeps_its_message_and_health_says_so() {
 async fn the_end_does_not_wait_for_a_thread_that_does_not_end() {
     let (running, admin, _, let_go) = spinning(Duration::from_millis(200)).await;
     let control = running.control();
-    until("the other keys are done", || counts(&control).handled == 90).await;
+    comes_about("the other keys are done", || counts(&control).handled == 90).await;
     let report = timeout(LONG, running.shutdown()).await.expect("it ends");
     assert!(report.took < Duration::from_secs(10), "{report:?}");
     assert_eq!(report.subscriptions[0].abandoned, 1, "{report:?}");
@@ -419,6 +409,6 @@ async fn a_publish_that_is_not_polled_any_more_does_not_hold_up_another_one() {
     other.expect("it does not wait for what nobody polls").unwrap();
     first.await.unwrap();
     let control = running.control();
-    until("all are handled", || counts(&control).handled == 3).await;
+    comes_about("all are handled", || counts(&control).handled == 3).await;
     assert!(running.shutdown().await.is_clean());
 }

@@ -3,31 +3,18 @@
 #![cfg(all(feature = "memory", feature = "sqlite"))]
 #![allow(clippy::unwrap_used, reason = "a helper of tests is a test")]
 
+mod common;
+
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use millstream::{
-    Bus, Control, ErrorKind, Failure, Message, Outage, Outcome, Publisher, Retry, Subscribe,
-    SubscriptionReport,
-};
+use millstream::{Bus, ErrorKind, Failure, Message, Outage, Outcome, Publisher, Retry, Subscribe};
 use tokio::time::sleep;
 
-const LONG: Duration = Duration::from_secs(60);
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < LONG, "it did not come about: {what}");
-        sleep(Duration::from_millis(2)).await;
-    }
-}
-
-fn counts(control: &Control) -> SubscriptionReport {
-    control.counts().swap_remove(0)
-}
+use self::common::{LONG, comes_about, counts};
 
 // ---- Memory --------------------------------------------------------------------------------------------------
 
@@ -66,7 +53,7 @@ async fn huge_messages_keep_to_the_memory_budget() {
         .unwrap();
     let control = running.control();
     let mut most_in_flight = 0;
-    until("all are handled", || {
+    comes_about("all are handled", || {
         most_in_flight = most_in_flight.max(control.in_flight());
         counts(&control).handled == COUNT
     })
@@ -109,12 +96,12 @@ async fn a_message_above_the_whole_budget_is_handled_and_while_it_is_nothing_mor
         let running =
             bus.subscribe_to("t", handler.group("g").named("h").memory(BUDGET)).start().await.unwrap();
         let control = running.control();
-        until("it is read", || control.in_flight() == 2).await;
+        comes_about("it is read", || control.in_flight() == 2).await;
         sleep(Duration::from_millis(50)).await;
         assert_eq!(control.in_flight(), 2, "{url}");
         // When it ends, then they are handled as well.
         let_go.store(true, Ordering::Relaxed);
-        until("all are handled", || counts(&control).handled == 40).await;
+        comes_about("all are handled", || counts(&control).handled == 40).await;
         let report = running.shutdown().await;
         assert!(report.is_clean(), "{report:?}");
     }
@@ -232,12 +219,12 @@ fn child() {
         let (publisher, admin) = (bus.publisher().clone(), Arc::clone(bus.admin().unwrap()));
         let running = bus.subscribe_to("t", handler.group("g").named("h")).start().await.unwrap();
         publisher.publish_message(Message::new("t", "before")).await.unwrap();
-        until("it is handled", || handled.load(Ordering::Relaxed) == 1).await;
+        comes_about("it is handled", || handled.load(Ordering::Relaxed) == 1).await;
 
         // When an open bus has no handle left, then what needs none goes on, and what does says so.
         let hogs = take_all_handles();
         publisher.publish_message(Message::new("t", "while")).await.unwrap();
-        until("it is handled", || handled.load(Ordering::Relaxed) == 2).await;
+        comes_about("it is handled", || handled.load(Ordering::Relaxed) == 2).await;
         if let Err(error) = admin.topics().await {
             assert!(matches!(error.kind(), ErrorKind::Io | ErrorKind::Unavailable), "{error:?}");
             println!("asked {error}");
@@ -247,7 +234,7 @@ fn child() {
         drop(hogs);
         assert_eq!(admin.topics().await.unwrap()[0].messages, 2);
         publisher.publish_message(Message::new("t", "after")).await.unwrap();
-        until("it is handled", || handled.load(Ordering::Relaxed) == 3).await;
+        comes_about("it is handled", || handled.load(Ordering::Relaxed) == 3).await;
         let report = running.shutdown().await;
         assert!(report.is_clean(), "{report:?}");
         println!("recovered");
@@ -386,7 +373,7 @@ fn a_log_that_is_full_costs_nothing_but_its_lines() {
         let (running, publisher) = start("memory://").await;
         publish(&publisher, 1_000).await;
         let control = running.control();
-        until("all are handled", || counts(&control).handled == 1_000).await;
+        comes_about("all are handled", || counts(&control).handled == 1_000).await;
         assert_eq!(counts(&control).retried, 100);
         let report = running.shutdown().await;
         assert!(report.is_clean(), "{report:?}");
@@ -404,15 +391,15 @@ fn a_log_that_stands_still_holds_up_no_more_than_who_writes_to_it() {
         let (running, publisher) = start("memory://").await;
         publish(&publisher, 11).await;
         let control = running.control();
-        until("a line is written", || lines.load(Ordering::SeqCst) > 0).await;
+        comes_about("a line is written", || lines.load(Ordering::SeqCst) > 0).await;
         // When others are published, then they are handled and settled by the others.
         let before = counts(&control).handled;
         publish_unfailing(&publisher, 1_000).await;
-        until("they are handled", || counts(&control).handled >= before + 1_000 - MAY_WAIT).await;
+        comes_about("they are handled", || counts(&control).handled >= before + 1_000 - MAY_WAIT).await;
         assert!(stands.load(Ordering::SeqCst) && lines.load(Ordering::SeqCst) > 0);
         // And when it goes on, so does what it held up.
         stands.store(false, Ordering::SeqCst);
-        until("all are handled", || counts(&control).handled == 1_011).await;
+        comes_about("all are handled", || counts(&control).handled == 1_011).await;
         let report = running.shutdown().await;
         assert!(report.is_clean(), "{report:?}");
     });

@@ -4,14 +4,31 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millstream::core::{Durability, WriterCapabilities};
 use millstream::{
-    Bus, Error, ErrorKind, Event, EventRegistry, Message, Publisher, Result, WriteOutcome, WriteReport,
-    Writer,
+    Bus, Control, Error, ErrorKind, Event, EventRegistry, Message, Publisher, Result, SubscriptionReport,
+    WriteOutcome, WriteReport, Writer,
 };
 use serde::{Deserialize, Serialize};
+
+/// Nothing that is waited for takes so long.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// Waits for what comes about in the time that passes, and says what did not.
+pub async fn comes_about(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < LONG, "it did not come about: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// What the first subscription counted.
+pub fn counts(control: &Control) -> SubscriptionReport {
+    control.counts().swap_remove(0)
+}
 
 #[derive(Event, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 #[event(topic = "user.created", key = "user_id")]
