@@ -27,7 +27,8 @@ impl Running {
     /// back what was not started, settles, closes. A bus then closes its writer: what is published from then on
     /// is refused with [`BusIsShutdown`](crate::ErrorKind::BusIsShutdown).
     ///
-    /// Runs to its end even if this future is dropped.
+    /// Runs to its end even if this future is dropped, once it was polled. One that never was ends all as a crash
+    /// would: nothing is lost, and what was in work comes again.
     pub async fn shutdown(self) -> Report {
         let Self { inner, publisher } = self;
         let Some(publisher) = publisher else { return inner.shutdown().await };
