@@ -4,6 +4,7 @@
 //! of the topic is dispatched, the same partition of its park is read to its end, so that every key with
 //! messages there is known: newer ones of such a key queue up behind them.
 
+use std::ops::ControlFlow;
 use std::time::SystemTime;
 
 use foldhash::{HashMap, HashSet};
@@ -135,6 +136,7 @@ pub(super) async fn scan(
             let [oldest, newest] = holdings.keys.entry(window.lane_of(key)).or_insert([place; 2]);
             (*oldest, *newest) = (place.min(*oldest), place.max(*newest));
         }
+        ControlFlow::Continue(())
     })
     .await?;
     let newest = holdings.keys.values().map(|[_, newest]| *newest).max();
@@ -142,34 +144,43 @@ pub(super) async fn scan(
         && start <= newest
     {
         // The one that killed a process, or was slow when it died, while younger ones of its key were parked. What lies
-        // there now tells how far to wait: a log may have holes.
-        let mut before = OpenRequest::new(desk.info.topic.clone());
+        // there now tells how far to wait: a log may have holes, and a header may name a place that is not there.
+        let mut before =
+            OpenRequest::new(desk.info.topic.clone()).start(Start::Position(start)).end(End::Latest);
         before.assignment = Assignment::Manual(vec![partition]);
-        let before =
-            before.start(Start::Position(start)).end(End::Position(Position(newest.0.saturating_add(1))));
         read_to_end(reader, desk, before, |delivery, _| {
-            holdings.read_first = holdings.read_first.max(delivery.position);
+            let place = delivery.position.filter(|place| *place <= newest);
+            holdings.read_first = holdings.read_first.max(place);
+            if place.is_some_and(|place| place < newest) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         })
         .await?;
     }
     Ok(holdings)
 }
 
+/// Reads to the end that was asked for, or until enough was seen.
 async fn read_to_end(
     reader: &dyn DynReader,
     desk: &Desk,
     request: OpenRequest,
-    mut see: impl FnMut(&Delivery, &Window),
+    mut see: impl FnMut(&Delivery, &Window) -> ControlFlow<()>,
 ) -> Result<()> {
     let mut opened = reader.open(request).await?;
     let mut deliveries: Vec<Delivery> = Vec::new();
     loop {
         let limits = ReadLimits::new(1_000, desk.policy.memory);
-        match opened.source.read(&mut deliveries, limits).await? {
-            Read::End => break,
-            _ => desk.with(Instant::now(), |window| {
-                deliveries.drain(..).for_each(|delivery| see(&delivery, window));
-            }),
+        if matches!(opened.source.read(&mut deliveries, limits).await?, Read::End) {
+            break;
+        }
+        let seen = desk.with(Instant::now(), |window| {
+            deliveries.drain(..).try_for_each(|delivery| see(&delivery, window))
+        });
+        if seen.is_break() {
+            break;
         }
     }
     opened.settler.close().await?;

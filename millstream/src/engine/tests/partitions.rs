@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millstream_core::{ErrorKind, Message};
+use millstream_core::{ErrorKind, Message, names};
 use millstream_testkit::sim::{Injury, Operation, Shape, SimBroker, Trigger};
 use tokio::time::{Instant, sleep};
 
@@ -219,6 +219,20 @@ async fn what_fails_while_its_partition_is_asked_back_is_given_back_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_parked_message_from_a_place_that_is_not_there_holds_up_nobody() {
+    // Given a park with a message that says it is from behind the end of the topic.
+    let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 1 }).build();
+    let foreign = Message::new("t.g.park", "x").with_id("foreign").with_key("k");
+    let foreign = foreign.with_header(names::PARK_PARTITION, "0").with_header(names::PARK_POSITION, "42");
+    publish(&broker.connection(), [foreign]).await;
+    publish(&broker.connection(), numbered(3, 3)).await;
+    // When the topic is handled, then all of it is, and what is parked, too.
+    let running = run(&broker.connection(), Policy::default(), |_, _| async { Ok(()) }).await;
+    until(|| committed(&broker) == 3 && broker.control().lag("t.g.park", "g") == 0).await;
+    assert!(running.shutdown().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
 async fn parked_messages_survive_a_crash_in_their_order() {
     let broker = broker();
     let log = Log::default();
@@ -297,7 +311,7 @@ async fn a_message_that_kills_its_process_becomes_a_dead_letter() {
     }
     let letter = &broker.control().messages("t.dlq")[0];
     assert_eq!(letter.id, "0");
-    assert_eq!(letter.headers.get_str(millstream_core::names::DL_CLASS), Some("crash-loop"));
+    assert_eq!(letter.headers.get_str(names::DL_CLASS), Some("crash-loop"));
     println!("dead-lettered at start {starts}");
 }
 
