@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Result {
         return Ok(());
     }
     let programs = build()?;
-    let sum = programs.fuzz_all(&chosen, Duration::from_secs(options.seconds))?;
+    let sum = programs.fuzz_all(&chosen, Length::Time(Duration::from_secs(options.seconds)))?;
     println!("{:<16}{sum}", format!("{} targets", chosen.len()));
     if options.finds == Finds::Keep {
         for name in &chosen {
@@ -73,10 +73,10 @@ pub(crate) fn run(options: &Options) -> Result {
     Ok(())
 }
 
-/// A second of each target, on top of what is kept. Says what it came to.
+/// A few thousand inputs of each target, on top of what is kept, always the same ones. Says what it came to.
 pub(crate) fn ci() -> Result<String> {
     let all = targets()?;
-    let sum = build()?.fuzz_all(&all, Duration::from_secs(1))?;
+    let sum = build()?.fuzz_all(&all, Length::Inputs(3_000))?;
     Ok(format!("{} targets, {} inputs, nothing found", all.len(), sum.executions))
 }
 
@@ -123,8 +123,26 @@ struct Programs {
     corpus: PathBuf,
 }
 
+/// How long a target runs.
+#[derive(Debug, Clone, Copy)]
+enum Length {
+    /// On the clock, other inputs each time.
+    Time(Duration),
+    /// So many, the same each time.
+    Inputs(u32),
+}
+
+impl Length {
+    fn options(self) -> Vec<String> {
+        match self {
+            Self::Time(time) => vec![format!("-max_total_time={}", time.as_secs())],
+            Self::Inputs(count) => vec![format!("-runs={count}"), "-seed=1".to_owned()],
+        }
+    }
+}
+
 impl Programs {
-    fn fuzz_all(&self, names: &[String], each: Duration) -> Result<Outcome> {
+    fn fuzz_all(&self, names: &[String], each: Length) -> Result<Outcome> {
         let mut sum = Outcome::default();
         for name in names {
             let outcome = self.fuzz(name, each)?;
@@ -136,7 +154,7 @@ impl Programs {
     }
 
     /// Lets libFuzzer run for a while.
-    fn fuzz(&self, name: &str, time: Duration) -> Result<Outcome> {
+    fn fuzz(&self, name: &str, length: Length) -> Result<Outcome> {
         let collected = self.collected(name)?;
         let artifacts = root().join("fuzz/artifacts");
         fs::create_dir_all(&artifacts)?;
@@ -145,12 +163,15 @@ impl Programs {
             name,
             Some(&collected),
             &[
-                format!("-max_total_time={}", time.as_secs()),
-                // What an input works is bounded by the target itself; this is for one that waits for ever.
-                "-timeout=20".to_owned(),
-                format!("-artifact_prefix={}/{name}-", artifacts.display()),
-                "-print_final_stats=1".to_owned(),
-            ],
+                length.options(),
+                vec![
+                    // What an input works is bounded by the target itself; this is for one that waits for ever.
+                    "-timeout=20".to_owned(),
+                    format!("-artifact_prefix={}/{name}-", artifacts.display()),
+                    "-print_final_stats=1".to_owned(),
+                ],
+            ]
+            .concat(),
             &[&collected, &kept(name)],
         )?;
         Ok(Outcome { executions: executions(&log)?, took: begun.elapsed() })

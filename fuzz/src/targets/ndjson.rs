@@ -56,7 +56,7 @@ fn is_told(why: &str, field: Option<&str>, bytes: &[u8]) {
     ]
     .into_iter()
     .chain(["has no field ", " for the key", "has a field ", " that is neither a text nor a number"])
-    .chain(["is not UTF-8: byte ", "is no JSON: ", " that is null, which is no key"])
+    .chain(["is not UTF-8: byte ", " is wrong", "is no JSON: ", " that is null, which is no key"])
     .fold(why.to_owned(), |why, words| why.replace(words, "\u{1}"));
     let said = said.split('\u{1}').filter(|part| !PARSER.iter().any(|words| part.starts_with(words)));
     for part in said {
