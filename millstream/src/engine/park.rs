@@ -85,8 +85,8 @@ fn position_of(message: &Message) -> Option<Position> {
     message.headers.get_str(names::PARK_POSITION).and_then(|p| p.parse().ok()).map(Position)
 }
 
-/// A place in a topic, for the order of what is parked. What has none, such as a redriven dead letter, comes when it
-/// comes: nothing waits for it.
+/// A place in a topic, for the order of what is parked. What has none, such as a redriven dead letter, counts as the
+/// oldest: it keeps nothing in the park once it is through.
 pub(super) fn place_of(position: Option<Position>) -> Position {
     position.unwrap_or(Position(0))
 }
@@ -125,14 +125,15 @@ pub(super) async fn scan(
     read_to_end(reader, desk, held, |delivery, window| {
         // What has no key may be parked in any partition.
         let from = delivery.message.headers.get_str(names::PARK_PARTITION).and_then(|p| p.parse().ok());
-        if let (Some(start), Some(place)) = (start, position_of(&delivery.message))
+        let position = position_of(&delivery.message);
+        if let (Some(start), Some(place)) = (start, position)
             && from == Some(partition.0)
             && place >= start
         {
             holdings.again.insert(place.0);
         }
         if let Some(key) = delivery.message.lane_key() {
-            let place = place_of(position_of(&delivery.message));
+            let place = place_of(position);
             let [oldest, newest] = holdings.keys.entry(window.lane_of(key)).or_insert([place; 2]);
             (*oldest, *newest) = (place.min(*oldest), place.max(*newest));
         }

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use millstream_core::{Effects, Epoch, Origin, PartitionId, Reservation, Token, TokenId};
 use tokio::time::Instant;
 
-use super::Input;
 use super::lanes::{Index, LaneId, NONE};
+use super::{Input, Seat};
 use crate::context::Item;
 
 /// Where an entry is.
@@ -162,6 +162,11 @@ impl Entry {
         let (place, token) = (self.place(), self.take_token());
         let Self { number, attempts, lease_until, rare, .. } = self;
         Removed { place, token, number, attempts, lease_until, rare }
+    }
+
+    /// It, in this place.
+    pub(super) fn seat(&self, index: Index) -> Seat {
+        Seat { index, stamp: self.stamp }
     }
 
     /// What identifies its delivery.

@@ -388,7 +388,7 @@ impl Window {
             self.crash_loop(index, now);
             return;
         }
-        suspicion.queue(Seat { index, stamp: entry.stamp }, position);
+        suspicion.queue(entry.seat(index), position);
         self.next_suspect(key);
     }
 
@@ -434,7 +434,7 @@ impl Window {
             let Some(entry) = self.entries.get(one as usize).filter(|e| e.marked) else { continue };
             let key = (entry.input, entry.partition());
             if let Some(suspicion) = self.partitions.get_mut(&key).and_then(|p| p.suspicion.as_mut()) {
-                suspicion.ran(Seat { index: one, stamp: entry.stamp });
+                suspicion.ran(entry.seat(one));
                 keys.push(key);
             }
         }

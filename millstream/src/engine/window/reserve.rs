@@ -23,7 +23,7 @@ impl Window {
             let Some(entry) = self.entries.get(index as usize).filter(|e| e.stage == Stage::Reserving) else {
                 continue;
             };
-            let seat = Seat { index, stamp: entry.stamp };
+            let seat = entry.seat(index);
             into.push((seat, dedup_key(group.clone(), &entry.item.message)));
         }
     }

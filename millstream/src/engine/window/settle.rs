@@ -42,7 +42,7 @@ impl Departed {
     #[inline]
     fn of(index: Index, entry: &Entry) -> Option<Self> {
         (entry.marked || entry.input == Input::Park).then(|| Self {
-            seat: Seat { index, stamp: entry.stamp },
+            seat: entry.seat(index),
             input: entry.input,
             partition: entry.partition(),
             lane: entry.lane,
