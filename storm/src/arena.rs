@@ -169,11 +169,12 @@ impl Arena {
             hang_ms: millis(launch.hang),
             without_dedup: launch.without_dedup,
         };
-        let running = Running::start(launch, &options, self.stderr(&options.name()))?;
+        let launch = launch.of_one_life(self.beside(&format!("{}.strace", options.name())));
+        let running = Running::start(&launch, &options, self.stderr(&options.name()))?;
         self.deeds.lives.push(Life {
             name: options.name(),
             journal: options.journal,
-            failing: launch.failing.clone(),
+            failing: launch.failing,
             ..Life::default()
         });
         Ok((running, life))
@@ -193,11 +194,6 @@ impl Arena {
         let mut log = self.file.clone().into_os_string();
         log.push("-wal");
         log.into()
-    }
-
-    /// How many lives there have been.
-    pub(crate) fn lives(&self) -> usize {
-        self.deeds.lives.len()
     }
 
     /// Writes down what concerns all workers.
