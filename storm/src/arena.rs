@@ -386,7 +386,9 @@ impl Arena {
         let took = begun.elapsed();
         match status {
             Some(status) if status.success() => {
-                if hangs || self.is_troubled || patience != Patience::Once {
+                // On a starved machine handlers may need longer than they are given.
+                let ran_out = took >= self.kind.drain;
+                if hangs || self.is_troubled || ran_out || patience != Patience::Once {
                     // What was cut off comes again.
                     self.life(place).cut = Some(sent);
                 }
