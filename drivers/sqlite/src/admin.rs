@@ -506,7 +506,8 @@ mod tests {
                 first_failure: None,
                 error: String::new(),
             };
-            let sql = "INSERT INTO millstream_parked VALUES(?1, ?2, ?3, NULL, NULL, 1, 0, NULL, '', ?4)";
+            let sql =
+                "INSERT INTO millstream_parked VALUES(?1, ?2, ?3, NULL, NULL, NULL, 1, 0, NULL, '', ?4)";
             self.connection.execute(sql, params![self.group, seq, row.slot, row.crc(self.group)]).unwrap();
         }
 
