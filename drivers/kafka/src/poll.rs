@@ -229,7 +229,10 @@ impl Thread<'_> {
         };
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         let mut new = Vec::with_capacity(partitions.len());
-        for (partition, place) in places {
+        for (partition, mut place) in places {
+            if let (None, Some(from)) = (place.committed, self.member.from.get(&partition)) {
+                place.start = place.low.max(*from);
+            }
             let Some(mut queue) = self.client.split_partition_queue(&topic, partition) else { continue };
             let bell = Arc::clone(&self.member.bell);
             queue.set_nonempty_callback(move || bell.notify_one());
