@@ -28,6 +28,8 @@ pub mod names {
     pub const PARK_ATTEMPTS: &str = "millstream-park-attempts";
     /// When it may run again, RFC 3339 UTC. Absent: behind its key.
     pub const PARK_DUE: &str = "millstream-park-due";
+    /// How long that was when it was parked, such as `1500ms`: nobody waits longer, whatever the clocks say.
+    pub const PARK_WAIT: &str = "millstream-park-wait";
     /// When it first failed, RFC 3339 UTC.
     pub const PARK_FIRST_FAILURE: &str = "millstream-park-first-failure";
     /// The last error, as text.

@@ -169,11 +169,12 @@ impl Arena {
             hang_ms: millis(launch.hang),
             without_dedup: launch.without_dedup,
         };
-        let running = Running::start(launch, &options, self.stderr(&options.name()))?;
+        let launch = launch.of_one_life(self.beside(&format!("{}.strace", options.name())));
+        let running = Running::start(&launch, &options, self.stderr(&options.name()))?;
         self.deeds.lives.push(Life {
             name: options.name(),
             journal: options.journal,
-            failing: launch.failing.clone(),
+            failing: launch.failing,
             ..Life::default()
         });
         Ok((running, life))
@@ -193,11 +194,6 @@ impl Arena {
         let mut log = self.file.clone().into_os_string();
         log.push("-wal");
         log.into()
-    }
-
-    /// How many lives there have been.
-    pub(crate) fn lives(&self) -> usize {
-        self.deeds.lives.len()
     }
 
     /// Writes down what concerns all workers.
@@ -390,7 +386,9 @@ impl Arena {
         let took = begun.elapsed();
         match status {
             Some(status) if status.success() => {
-                if hangs || self.is_troubled || patience != Patience::Once {
+                // On a starved machine handlers may need longer than they are given.
+                let ran_out = took >= self.kind.drain;
+                if hangs || self.is_troubled || ran_out || patience != Patience::Once {
                     // What was cut off comes again.
                     self.life(place).cut = Some(sent);
                 }

@@ -25,9 +25,11 @@ pub(crate) struct Launch {
 /// Syncs of one life that fail.
 #[derive(Debug, Clone)]
 pub(crate) struct FailingSyncs {
-    /// Where each is written down, by `strace`.
-    pub(crate) log: PathBuf,
     pub(crate) which: Which,
+    /// Of which file.
+    of: PathBuf,
+    /// Where each is written down, by `strace`: a file for each life.
+    log: PathBuf,
 }
 
 /// Which syncs fail, counted for each thread from its first.
@@ -74,21 +76,18 @@ impl Launch {
     }
 
     /// Lets syncs of one file fail with EIO: the kernel is not asked at all.
-    ///
-    /// The tracer is nobody's parent, so that the worker stays a child of ours, with its own number.
-    pub(crate) fn with_failing_syncs(which: Which, of: &Path, log: PathBuf) -> Self {
-        let calls = "fsync,fdatasync";
-        let mut before: Vec<OsString> =
-            ["strace", "--daemonize", "-f", "-Y", "--seccomp-bpf", "-q", "-ttt", "-o"]
-                .map(OsString::from)
-                .into();
-        before.push(log.clone().into());
-        before.push("-P".into());
-        before.push(of.into());
-        before.extend(["-e".into(), format!("trace={calls}").into()]);
-        before.extend(["-e".into(), "signal=none".into()]);
-        before.extend(["-e".into(), format!("inject={calls}:error=EIO:when={}", which.when()).into()]);
-        Self { before, failing: Some(FailingSyncs { log, which }), ..Self::default() }
+    pub(crate) fn with_failing_syncs(which: Which, of: PathBuf) -> Self {
+        Self { failing: Some(FailingSyncs { which, of, log: PathBuf::new() }), ..Self::default() }
+    }
+
+    /// The launch of one life, which has a file of its own for what is written down of it.
+    pub(crate) fn of_one_life(&self, log: PathBuf) -> Self {
+        let mut own = self.clone();
+        if let Some(failing) = &mut own.failing {
+            failing.log = log;
+            own.before = failing.tracer();
+        }
+        own
     }
 
     /// Gives it a wall clock that goes wrong by what is in a file, such as `+3600`; the others are right.
@@ -131,6 +130,22 @@ impl Launch {
 const WRITER: &str = "<ms-sqlite-write>";
 
 impl FailingSyncs {
+    /// The tracer is nobody's parent, so that the worker stays a child of ours, with its own number.
+    fn tracer(&self) -> Vec<OsString> {
+        let calls = "fsync,fdatasync";
+        let mut before: Vec<OsString> =
+            ["strace", "--daemonize", "-f", "-Y", "--seccomp-bpf", "-q", "-ttt", "-o"]
+                .map(OsString::from)
+                .into();
+        before.push(self.log.clone().into());
+        before.push("-P".into());
+        before.push(self.of.clone().into());
+        before.extend(["-e".into(), format!("trace={calls}").into()]);
+        before.extend(["-e".into(), "signal=none".into()]);
+        before.extend(["-e".into(), format!("inject={calls}:error=EIO:when={}", self.which.when()).into()]);
+        before
+    }
+
     /// When each failed, ascending, in nanoseconds since 1970.
     pub(crate) fn times(&self) -> Vec<u64> {
         let mut times: Vec<u64> = self.log().lines().filter_map(injected_at).collect();
@@ -193,8 +208,20 @@ mod tests {
              8<other one> 13.0 +++ killed by SIGKILL +++\n",
         )
         .unwrap();
-        let failing = FailingSyncs { log, which: Which::From { first: 1 } };
+        let failing = FailingSyncs { which: Which::From { first: 1 }, of: "app.db-wal".into(), log };
         assert_eq!(failing.times(), [11_000_001_000, 12_000_345_000]);
         assert_eq!(failing.commits_failed_from(), Some(12_000_345_000));
+    }
+
+    #[test]
+    fn each_life_with_failing_syncs_writes_them_down_in_a_file_of_its_own() {
+        let launch = Launch::with_failing_syncs(Which::From { first: 20 }, "app.db-wal".into());
+        let line = |log: &str| {
+            let command = launch.of_one_life(log.into()).command(Path::new("/bin/storm"), Vec::new());
+            let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+            words.join(" ")
+        };
+        assert!(line("3.14.strace").contains(" -o 3.14.strace "), "{}", line("3.14.strace"));
+        assert!(line("3.17.strace").contains(" -o 3.17.strace "), "{}", line("3.17.strace"));
     }
 }

@@ -235,11 +235,33 @@ impl Programs {
         if status.success() {
             return Ok(text);
         }
-        let lines: Vec<_> = text.lines().collect();
-        let end = lines[lines.len().saturating_sub(60)..].join("\n");
-        Err(format!("{name} ended with {status}; all it said is in {}:\n{end}", log.display()).into())
+        Err(format!("{name} ended with {status}; all it said is in {}:\n{}", log.display(), found(&text))
+            .into())
     }
 }
+
+/// What was found, out of all that libFuzzer says: the panic, the frames of our own code, the input.
+fn found(log: &str) -> String {
+    let mut lines = log.lines().skip_while(|line| !line.contains("panicked at") && !line.contains("ERROR:"));
+    let mut told = Vec::new();
+    while let Some(line) = lines.next() {
+        let tells =
+            ["ERROR:", "SUMMARY:", "Test unit written", "Base64:"].iter().any(|what| line.contains(what));
+        if line.contains("panicked at") {
+            told.extend([Some(line), lines.next()].into_iter().flatten());
+        } else if tells || line.trim_start().starts_with("at ./") {
+            told.push(line);
+        }
+    }
+    if told.is_empty() {
+        told.extend(log.lines().rev().take(5).collect::<Vec<_>>().into_iter().rev());
+    }
+    told.truncate(TOLD);
+    told.join("\n")
+}
+
+/// The most lines that are told of what was found.
+const TOLD: usize = 20;
 
 fn kept(name: &str) -> PathBuf {
     root().join("fuzz/corpus").join(name)
@@ -267,6 +289,26 @@ impl std::fmt::Display for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_was_found_the_panic_our_own_frames_and_the_input_are_told() {
+        let log = "#100 pulse\nthread 'x' panicked at drivers/sqlite/src/check.rs:177:29:\nit overflowed\n\
+                   stack backtrace:\n   0: begin\n             at /rustc/1/std.rs:1\n   3: log\n             \
+                   at ./drivers/sqlite/src/check.rs:177\nSUMMARY: libFuzzer: deadly signal\n0x1,0x2a,\nBase64: ASoB\n";
+        let told = found(log);
+        let lines: Vec<_> = told.lines().map(str::trim).collect();
+        assert_eq!(
+            lines,
+            [
+                "thread 'x' panicked at drivers/sqlite/src/check.rs:177:29:",
+                "it overflowed",
+                "at ./drivers/sqlite/src/check.rs:177",
+                "SUMMARY: libFuzzer: deadly signal",
+                "Base64: ASoB"
+            ]
+        );
+        assert_eq!(found("a\nb"), "a\nb");
+    }
 
     #[test]
     fn the_number_of_inputs_is_read_from_the_closing_lines() {

@@ -76,9 +76,16 @@ pub(crate) fn ci() -> Result<Outcome> {
     if let Some(seed) = seed_of_commit() {
         run = run.arg("--seed").arg(seed.to_string());
     }
-    run.run()?;
-    let rows = read(&json)?;
+    let ran = run.run();
+    let rows = match read(&json) {
+        Ok(rows) => rows,
+        // It did not get so far.
+        Err(unread) => return Err(ran.err().unwrap_or(unread)),
+    };
     std::fs::remove_file(&json)?;
+    if let Err(error) = ran {
+        return Err(format!("{error}\n{}", problems(&rows)).into());
+    }
     outcome(&rows)
 }
 
@@ -92,6 +99,27 @@ fn read(path: &Path) -> Result<Value> {
         std::fs::read_to_string(path).map_err(|e| format!("the storm left no {}: {e}", path.display()))?;
     Ok(serde_json::from_str(&text)?)
 }
+
+/// What is wrong, at the end of everything else that was printed: each profile's problems, the first lines of them.
+fn problems(rows: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let failed = rows.as_array().into_iter().flatten().filter_map(|row| {
+        let problems = row["problems"].as_array().filter(|problems| !problems.is_empty())?;
+        let lines: Vec<String> =
+            problems.iter().flat_map(|p| text(p).lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+        let more = lines.len().saturating_sub(TOLD);
+        let mut told = format!("{} (seed {}):", text(&row["target"]), row["seed"]);
+        lines.iter().take(TOLD).for_each(|line| told += &format!("\n    {line}"));
+        if more > 0 {
+            told += &format!("\n    … and {more} lines more");
+        }
+        Some(told)
+    });
+    failed.collect::<Vec<_>>().join("\n")
+}
+
+/// The most lines that are told of a profile's problems.
+const TOLD: usize = 20;
 
 fn outcome(rows: &Value) -> Result<Outcome> {
     let rows = rows.as_array().filter(|rows| !rows.is_empty()).ok_or("the storm's report has no rows")?;
@@ -127,6 +155,18 @@ mod tests {
         let outcome = outcome(&rows).unwrap();
         assert_eq!(outcome.checked, "2 profiles, 5 faults, 15 acknowledged, 0 lost");
         assert_eq!(outcome.left_out.as_deref(), Some("c: no root"));
+    }
+
+    #[test]
+    fn what_failed_is_told_with_its_seed_and_the_rest_is_not() {
+        let long = (1..=30).map(|n| n.to_string()).collect::<Vec<_>>().join("\n");
+        let rows = serde_json::json!([
+            { "target": "a", "seed": 7, "problems": [] },
+            { "target": "b", "seed": 7, "problems": ["I1 no loss: broken 35 times", long] },
+        ]);
+        let told = problems(&rows);
+        assert!(told.starts_with("b (seed 7):\n    I1 no loss: broken 35 times\n    1\n"), "{told}");
+        assert!(told.ends_with("\n    19\n    … and 11 lines more"), "{told}");
     }
 
     #[test]

@@ -8,9 +8,11 @@ use crate::subject::Subject;
 
 const GROUP: &str = "scale";
 
-/// So that each of 1,000 subscriptions has some hundred.
-const BACKLOG: usize = 100_000;
+/// So that each of 1,000 subscriptions has a thousand: to begin with one costs as much as some dozens of messages.
+const BACKLOG: usize = 1_000_000;
 const LIVE: usize = 100_000;
+/// So that each of them has its batch, ten times.
+const BATCHES: usize = 640_000;
 /// Each key at least once.
 const KEYED: usize = 1_000_000;
 
@@ -20,6 +22,11 @@ pub(crate) fn run() -> Result<Vec<Row>> {
             "1,000 subscriptions, a backlog each",
             [Scenario::ThousandSubscriptions, Scenario::OneSubscription],
             BACKLOG,
+        )?,
+        row(
+            "1,000 subscriptions, a batch of 64 in turn",
+            [Scenario::ThousandSubscriptionsByBatch, Scenario::OneSubscriptionLive],
+            BATCHES,
         )?,
         row(
             "1,000 subscriptions, a message in turn",

@@ -84,6 +84,8 @@ async fn produce(publisher: &Publisher, clock: &Clocked, messages: usize, load: 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     topics: usize,
+    /// Messages in a row to the same topic.
+    row: usize,
     groups: usize,
     keys: usize,
 }
@@ -93,17 +95,22 @@ impl Shape {
 
     /// One topic, so many groups, unkeyed.
     pub(super) fn groups(groups: usize) -> Self {
-        Self { topics: 1, groups, keys: Self::UNKEYED }
+        Self { topics: 1, row: 1, groups, keys: Self::UNKEYED }
     }
 
-    /// So many topics with a subscription each, unkeyed.
+    /// So many topics with a subscription each, unkeyed: a message to each in turn.
     pub(super) fn topics(topics: usize) -> Self {
-        Self { topics, groups: 1, keys: Self::UNKEYED }
+        Self { topics, row: 1, groups: 1, keys: Self::UNKEYED }
+    }
+
+    /// The same, a batch to each in turn.
+    pub(super) fn topics_by_batch(topics: usize) -> Self {
+        Self { row: BATCH, ..Self::topics(topics) }
     }
 
     /// One topic, one group, so many keys.
     pub(super) fn keys(keys: usize) -> Self {
-        Self { topics: 1, groups: 1, keys }
+        Self { topics: 1, row: 1, groups: 1, keys }
     }
 }
 
@@ -114,7 +121,7 @@ async fn consume(message: Message, State(latch): State<Latch>) -> Outcome {
     Ok(())
 }
 
-/// Batches of [`BATCH`], each message to the next topic with the next key; every group of it handles it, with the
+/// Batches of [`BATCH`], a message or all of a batch to the next topic, with the next key; every group of it handles it, with the
 /// default settings.
 pub(super) fn spread(messages: usize, shape: Shape) -> Result<Took> {
     let runtime = two_threads()?;
@@ -138,7 +145,7 @@ pub(super) fn spread(messages: usize, shape: Shape) -> Result<Took> {
             for first in (0..messages).step_by(BATCH) {
                 for number in first..(first + BATCH).min(messages) {
                     let mut order = publisher.message(&Order::ONE)?;
-                    order.topic = topics[number % topics.len()].clone();
+                    order.topic = topics[number / shape.row % topics.len()].clone();
                     order.key = number.checked_rem(shape.keys).map(|key| key.to_string().into());
                     orders.push(order);
                 }

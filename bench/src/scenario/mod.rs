@@ -58,7 +58,9 @@ pub(crate) enum Scenario {
     ThousandSubscriptions,
     /// Batches of 64 messages, to one topic and its subscription.
     OneSubscriptionLive,
-    /// The same, each message to the next of 1,000 topics and subscriptions.
+    /// The same, each batch to the next of 1,000 topics and subscriptions.
+    ThousandSubscriptionsByBatch,
+    /// The same, each message to the next of them.
     ThousandSubscriptionsLive,
     /// All messages with one key.
     OneKey,
@@ -101,6 +103,9 @@ impl Scenario {
             Self::OneSubscription => silent(backlog::topics(1, messages)),
             Self::ThousandSubscriptions => silent(backlog::topics(1_000, messages)),
             Self::OneSubscriptionLive => silent(flow::spread(messages, Shape::topics(1))),
+            Self::ThousandSubscriptionsByBatch => {
+                silent(flow::spread(messages, Shape::topics_by_batch(1_000)))
+            }
             Self::ThousandSubscriptionsLive => silent(flow::spread(messages, Shape::topics(1_000))),
             Self::OneKey => silent(flow::spread(messages, Shape::keys(1))),
             Self::MillionKeys => silent(flow::spread(messages, Shape::keys(1_000_000))),

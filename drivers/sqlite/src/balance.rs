@@ -281,13 +281,12 @@ fn read_parked(
     while let Some(row) = rows.next().map_err(failed)? {
         let parked = ParkedRow::read(group, row).map_err(&damaged)?;
         let Some(claim) = claimed.iter_mut().find(|claim| claim.slot == parked.slot) else { continue };
-        let wait = parked.due.map(|due| u64::try_from(due.saturating_sub(wall)).unwrap_or(0));
         claim.parked.push(ParkedMessage {
             seq: parked.seq,
             key: parked.key.map(Bytes::from),
             note: note(parked.attempts, parked.first_failure, parked.error),
             deliveries: parked.deliveries,
-            due: wait.and_then(|wait| now.checked_add(Duration::from_nanos(wait))),
+            due: parked.due.map(|due| now + due.left(wall)),
         });
     }
     for claim in claimed.iter() {

@@ -169,6 +169,15 @@ impl Check {
             schema::log_table(topic)
         );
         let (shared, mut slab) = (ByteString::from(name), Slab::default());
+        let below = format!("SELECT count(*) FROM {} WHERE seq < 1", schema::log_table(topic));
+        let below: u64 = self.connection.query_row(&below, [], |row| row.get(0)).map_err(failed)?;
+        if below > 0 {
+            self.report.problem(
+                Some(name),
+                None,
+                format!("messages under numbers below 1, which are never given: {below}"),
+            );
+        }
         // What is published from now on is not looked at.
         let end = topics::last(&self.connection, topic)?;
         loop {
@@ -185,6 +194,15 @@ impl Check {
                 seen += 1;
                 let number: i64 = row.get(0).map_err(failed)?;
                 let seq = number.unsigned_abs();
+                if seq <= *at {
+                    // Its pages lead round: the same rows would come again and again.
+                    self.report.problem(
+                        Some(name),
+                        Some(seq),
+                        format!("it comes behind the message {at} in the table"),
+                    );
+                    return Ok(());
+                }
                 if seq > *at + 1 {
                     self.report.problem(Some(name), Some(*at + 1), missing(*at + 1, seq - 1));
                 }
@@ -304,7 +322,16 @@ impl Check {
             let mut seen = 0;
             while let Some(row) = rows.next().map_err(failed)? {
                 seen += 1;
-                at = row.get(0).map_err(failed)?;
+                let id = row.get(0).map_err(failed)?;
+                if id <= at {
+                    self.report.problem(
+                        None,
+                        None,
+                        format!("a row {id} comes behind the row {at} in its table"),
+                    );
+                    return Ok(());
+                }
+                at = id;
                 each(&self.names, &mut self.report, row, at).map_err(failed)?;
             }
             if seen < BLOCK {
@@ -479,7 +506,7 @@ mod tests {
             first_failure: None,
             error: String::new(),
         };
-        let sql = "INSERT INTO millstream_parked VALUES(?1, 70, 6, NULL, NULL, 1, 0, NULL, '', ?2)";
+        let sql = "INSERT INTO millstream_parked VALUES(?1, 70, 6, NULL, NULL, NULL, 1, 0, NULL, '', ?2)";
         block.execute(sql, params![group, row.crc(group)]).unwrap();
         let progress = crate::progress::Progress { front: 100, holes: Vec::new(), parked: 1 };
         let sql = "UPDATE millstream_slot SET parked = 1, crc = ?1 WHERE slot = 6";
@@ -563,6 +590,11 @@ mod tests {
             ("UPDATE millstream_parked SET attempts = 3", "position 70: group \"g\": the parked message 70"),
             ("DELETE FROM millstream_parked", "slot 6 counts 1 parked messages, and has 0"),
             ("DELETE FROM millstream_log_1 WHERE seq < 200", "position 70: group \"g\": it is parked"),
+            (
+                "UPDATE millstream_log_1 SET seq = 0 WHERE seq = 1",
+                "under numbers below 1, which are never given: 1",
+            ),
+            ("UPDATE millstream_log_1 SET seq = -seq WHERE seq < 9", "never given: 8"),
             ("DELETE FROM millstream_log_1 WHERE seq > 50", "the messages 51 to 100 are missing"),
             ("DROP TABLE millstream_log_1", "no such table"),
             ("DELETE FROM millstream_topic", "millstream_log_1 holds messages of a topic whose name is lost"),

@@ -41,6 +41,15 @@ pub(crate) fn after(time: Duration) -> i64 {
     since_boot().saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
+/// Lets this thread sleep as long as it says: by default Linux adds up to 50 µs, as much as the short steps in which it
+/// waits for a lock.
+pub(crate) fn sleep_exactly() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1)) {
+        tracing::debug!(%error, "the writing thread sleeps a little longer than it means to");
+    }
+}
+
 /// The name of this boot; without one, leases of the boot before may have to run out first.
 pub(crate) fn boot() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")

@@ -507,6 +507,12 @@ thread_local! {
     static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
+/// Looks in short steps, and how long they are: a commit is over soon, and until the next one begins the disk does nothing.
+const SHORT_STEPS: i32 = 20;
+const SHORT: Duration = Duration::from_micros(50);
+/// After that somebody else keeps the lock for long.
+const LONG: Duration = Duration::from_micros(250);
+
 /// Waits for a lock a moment. SQLite's own handler sleeps ever longer, up to 100 ms, so that one process may wait more
 /// than a second while others come and go; short even steps are fair, and cost little.
 fn wait<const MS: u64>(attempt: i32) -> bool {
@@ -519,7 +525,7 @@ fn wait<const MS: u64>(attempt: i32) -> bool {
     if now.duration_since(since) >= Duration::from_millis(MS) {
         return false;
     }
-    std::thread::sleep(Duration::from_micros(if attempt == 0 { 50 } else { 250 }));
+    std::thread::sleep(if attempt < SHORT_STEPS { SHORT } else { LONG });
     true
 }
 

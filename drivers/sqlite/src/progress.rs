@@ -1,5 +1,7 @@
 //! How far a group is in a slot, as a row of `millstream_slot`, and what it has parked, under checksums.
 
+use std::time::Duration;
+
 use crc32fast::Hasher;
 
 use crate::row::Damage;
@@ -75,14 +77,38 @@ impl Progress {
     }
 }
 
+/// When a parked message may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Wall-clock nanoseconds.
+    pub(crate) at: i64,
+    /// How long that was when it was parked, in nanoseconds. Whoever parked it may have had a wrong clock: nobody waits
+    /// longer than this.
+    pub(crate) wait: i64,
+}
+
+impl Due {
+    /// So long after now.
+    pub(crate) fn after(wait: Duration, wall: i64) -> Self {
+        let wait = i64::try_from(wait.as_nanos()).unwrap_or(i64::MAX);
+        Self { at: wall.saturating_add(wait), wait }
+    }
+
+    /// What is left of the wait.
+    pub(crate) fn left(self, wall: i64) -> Duration {
+        let left = self.at.saturating_sub(wall).min(self.wait);
+        Duration::from_nanos(u64::try_from(left).unwrap_or(0))
+    }
+}
+
 /// A row of `millstream_parked` without its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ParkedRow {
     pub(crate) seq: u64,
     pub(crate) slot: usize,
     pub(crate) key: Option<Vec<u8>>,
-    /// Wall-clock nanoseconds; none behind others of its key.
-    pub(crate) due: Option<i64>,
+    /// None behind others of its key.
+    pub(crate) due: Option<Due>,
     pub(crate) attempts: u32,
     /// Since it was parked.
     pub(crate) deliveries: u32,
@@ -96,7 +122,7 @@ impl ParkedRow {
         crc.update(&group.to_le_bytes());
         crc.update(&self.seq.to_le_bytes());
         crc.update(&(self.slot as u64).to_le_bytes());
-        for time in [self.due, self.first_failure] {
+        for time in [self.due.map(|due| due.at), self.due.map(|due| due.wait), self.first_failure] {
             crc.update(&[u8::from(time.is_some())]);
             crc.update(&time.unwrap_or_default().to_le_bytes());
         }
@@ -109,23 +135,25 @@ impl ParkedRow {
     }
 
     /// The columns that [`read`](Self::read) takes, in its order.
-    pub(crate) const COLUMNS: &str = "seq, slot, key, due, attempts, deliveries, first_failure, error, crc";
+    pub(crate) const COLUMNS: &str =
+        "seq, slot, key, due, wait, attempts, deliveries, first_failure, error, crc";
 
     /// Reads the columns of [`COLUMNS`](Self::COLUMNS).
     pub(crate) fn read(group: i64, row: &rusqlite::Row<'_>) -> Result<Self, Damage> {
         let odd =
             |e: rusqlite::Error| Damage(format!("a parked message of group {group} cannot be read: {e}"));
+        let (at, wait): (Option<i64>, Option<i64>) = (row.get(3).map_err(odd)?, row.get(4).map_err(odd)?);
         let parked = Self {
             seq: row.get(0).map_err(odd)?,
             slot: row.get(1).map_err(odd)?,
             key: row.get(2).map_err(odd)?,
-            due: row.get(3).map_err(odd)?,
-            attempts: row.get(4).map_err(odd)?,
-            deliveries: row.get(5).map_err(odd)?,
-            first_failure: row.get(6).map_err(odd)?,
-            error: row.get(7).map_err(odd)?,
+            due: at.zip(wait).map(|(at, wait)| Due { at, wait }),
+            attempts: row.get(5).map_err(odd)?,
+            deliveries: row.get(6).map_err(odd)?,
+            first_failure: row.get(7).map_err(odd)?,
+            error: row.get(8).map_err(odd)?,
         };
-        let crc: i64 = row.get(8).map_err(odd)?;
+        let crc: i64 = row.get(9).map_err(odd)?;
         if i64::from(parked.crc(group)) != crc {
             return Err(Damage(format!(
                 "the parked message {} of group {group} does not fit its checksum",
@@ -182,6 +210,19 @@ mod tests {
             // Whatever it says, it says it.
             let _ = Progress::read(1, 0, front, &bytes, parked, crc);
         }
+    }
+
+    #[test]
+    fn a_wait_is_over_after_its_own_time_whatever_the_clocks_say() {
+        let (second, hour) = (Duration::from_secs(1), 3_600_000_000_000);
+        let due = Due::after(second, 0);
+        assert_eq!(due.left(400_000_000), Duration::from_millis(600));
+        assert_eq!(due.left(hour), Duration::ZERO);
+        // Parked by somebody whose clock was an hour ahead, or taken over by one whose is behind.
+        assert_eq!(Due::after(second, hour).left(0), second);
+        assert_eq!(due.left(-hour), second);
+        assert_eq!(due.left(i64::MIN), second);
+        assert_eq!(Due::after(Duration::MAX, i64::MAX).left(i64::MIN), Duration::from_nanos(i64::MAX as u64));
     }
 
     #[test]

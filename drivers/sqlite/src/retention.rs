@@ -341,7 +341,7 @@ mod tests {
             )
             .unwrap();
         assert_eq!(file.all_steps(&WEEK), 19);
-        let park = "INSERT INTO millstream_parked VALUES(?1, 5, 5, NULL, NULL, 0, 0, NULL, '', 0)";
+        let park = "INSERT INTO millstream_parked VALUES(?1, 5, 5, NULL, NULL, NULL, 0, 0, NULL, '', 0)";
         let other = file.group("other", 30);
         file.connection.execute(park, [other]).unwrap();
         file.connection.execute("UPDATE millstream_parked SET seq = 21", []).unwrap();

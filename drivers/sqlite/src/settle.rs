@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use foldhash::{HashMap, HashSet, HashSetExt};
 use millstream_core::{
@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use crate::effects::SqlEffect;
 use crate::member::{Behind, Counted, Held, Member, Unreadable};
-use crate::progress::{ParkedRow, Progress};
+use crate::progress::{Due, ParkedRow, Progress};
 use crate::publish::Known;
 use crate::row::nanos;
 use crate::schema::SLOTS;
@@ -444,14 +444,12 @@ impl Desk<'_> {
 
     fn park(&mut self, member: &Arc<Member>, out: &Held, park: &Park) -> Result<Outcome> {
         let (wall, now) = (clock::wall(), Instant::now());
-        let after = park.after.unwrap_or(Duration::ZERO);
+        let due = park.after.map(|after| Due::after(after, wall));
         let row = ParkedRow {
             seq: out.seq,
             slot: out.slot,
             key: member.lock().key_of(out).map(Vec::from),
-            due: park
-                .after
-                .map(|after| wall.saturating_add(i64::try_from(after.as_nanos()).unwrap_or(i64::MAX))),
+            due,
             attempts: park.note.attempts,
             deliveries: 0,
             first_failure: park.note.first_failure.map(nanos),
@@ -461,8 +459,7 @@ impl Desk<'_> {
         let slot = self.touched.slot(member, out.slot);
         slot.done.push(out.seq);
         slot.parked += added;
-        // Far beyond any timer: never by itself.
-        let due = park.after.and(now.checked_add(after));
+        let due = due.map(|due| now + due.left(wall));
         Ok(Outcome::Parked { due, note: park.note.clone() })
     }
 
@@ -477,8 +474,8 @@ impl Desk<'_> {
             .map_err(failed)?;
         self.connection
             .prepare_cached(
-                "INSERT OR REPLACE INTO millstream_parked(grp, seq, slot, key, due, attempts, deliveries, \
-                 first_failure, error, crc) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT OR REPLACE INTO millstream_parked(grp, seq, slot, key, due, wait, attempts, deliveries, \
+                 first_failure, error, crc) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )
             .and_then(|mut s| {
                 s.execute(params![
@@ -486,7 +483,8 @@ impl Desk<'_> {
                     row.seq,
                     row.slot,
                     row.key,
-                    row.due,
+                    row.due.map(|due| due.at),
+                    row.due.map(|due| due.wait),
                     row.attempts,
                     row.deliveries,
                     row.first_failure,

@@ -61,10 +61,11 @@ pub(crate) fn last(connection: &Connection, topic: i64) -> Result<u64> {
     connection.prepare_cached(&sql).and_then(|mut s| s.query_row([topic], |row| row.get(0))).map_err(failed)
 }
 
-/// The number of the first message there is; one behind the last if there is none.
+/// The number of the first message there is; one behind the last if there is none. Numbers start with 1: what damage put
+/// below is nobody's message.
 pub(crate) fn first(connection: &Connection, topic: i64) -> Result<u64> {
     let failed = |e| errors::sqlite("the start of the topic's log cannot be read", e);
-    let sql = format!("SELECT min(seq) FROM {}", schema::log_table(topic));
+    let sql = format!("SELECT min(seq) FROM {} WHERE seq > 0", schema::log_table(topic));
     let first: Option<u64> = connection
         .prepare_cached(&sql)
         .and_then(|mut s| s.query_row([], |row| row.get(0)))

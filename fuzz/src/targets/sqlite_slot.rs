@@ -90,6 +90,7 @@ fn parked(connection: &rusqlite::Connection, input: &mut Input<'_>) -> rusqlite:
     let first_failure = (parts & 4 != 0).then(|| input.number().cast_signed());
     let (attempts, deliveries) = (u32::from(input.byte()), u32::from(input.byte()));
     let error = input.text();
+    let wait = due.map(|_| input.number().cast_signed());
     let time = |time: Option<i64>| {
         let mut bytes = vec![u8::from(time.is_some())];
         bytes.extend(time.unwrap_or_default().to_le_bytes());
@@ -100,6 +101,7 @@ fn parked(connection: &rusqlite::Connection, input: &mut Input<'_>) -> rusqlite:
         .fixed(&seq.to_le_bytes())
         .fixed(&slot.to_le_bytes())
         .fixed(&time(due))
+        .fixed(&time(wait))
         .fixed(&time(first_failure))
         .fixed(&attempts.to_le_bytes())
         .fixed(&deliveries.to_le_bytes())
@@ -107,8 +109,8 @@ fn parked(connection: &rusqlite::Connection, input: &mut Input<'_>) -> rusqlite:
         .fixed(error.as_bytes())
         .done();
     connection
-        .prepare_cached("INSERT INTO millstream_parked VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
-        .execute(params![GROUP, seq, slot, key, due, attempts, deliveries, first_failure, error, crc])
+        .prepare_cached("INSERT INTO millstream_parked VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")?
+        .execute(params![GROUP, seq, slot, key, due, wait, attempts, deliveries, first_failure, error, crc])
 }
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -130,6 +132,7 @@ fn seeds() -> Vec<Vec<u8>> {
             .byte(2)
             .byte(1)
             .bytes("it failed")
+            .number(due)
     };
     vec![
         Vec::new(),

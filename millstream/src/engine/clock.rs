@@ -1,6 +1,6 @@
 //! The wall clock: the system's, one that follows the runtime's own time, paused or not, or the caller's.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -29,8 +29,8 @@ impl Clock {
         }
     }
 
-    /// When a time of day will be, on the runtime's clock; now if it is past.
-    pub(crate) fn instant(&self, at: SystemTime) -> Instant {
-        Instant::now() + at.duration_since(self.now()).unwrap_or_default()
+    /// How long it is until a time of day; nothing if it is past.
+    pub(crate) fn until(&self, at: SystemTime) -> Duration {
+        at.duration_since(self.now()).unwrap_or_default()
     }
 }

@@ -5,13 +5,13 @@
 //! messages there is known: newer ones of such a key queue up behind them.
 
 use std::ops::ControlFlow;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use foldhash::{HashMap, HashSet};
 use millstream_core::erased::DynReader;
 use millstream_core::{
-    Assignment, ByteString, Delivery, End, Message, OpenRequest, PartitionId, Position, Read, ReadLimits,
-    Result, Start, names,
+    Assignment, ByteString, Delivery, End, Headers, Message, OpenRequest, PartitionId, Position, Read,
+    ReadLimits, Result, Start, names,
 };
 use tokio::time::Instant;
 
@@ -40,8 +40,9 @@ pub(super) fn park(load: &ParkLoad, park_topic: &ByteString) -> Message {
     if let Some(position) = origin.position {
         headers.insert(names::PARK_POSITION, position.to_string());
     }
-    if let Some(due) = due {
+    if let Some((due, wait)) = due {
         headers.insert(names::PARK_DUE, time(*due));
+        headers.insert(names::PARK_WAIT, format!("{}ms", wait.as_millis()));
     }
     if let Some(first) = history.first_failure {
         headers.insert(names::PARK_FIRST_FAILURE, time(first));
@@ -68,7 +69,7 @@ pub(super) fn unpark(message: &mut Message, topic: &ByteString, clock: Clock) ->
     let unparked = Unparked {
         attempts: headers.get_str(names::PARK_ATTEMPTS).and_then(|a| a.parse().ok()).unwrap_or(0),
         position: position_of(message),
-        due: time(names::PARK_DUE).map(|at| clock.instant(at)),
+        due: due(headers, clock),
         history: first_failure.map(|first| History {
             first_failure: Some(first),
             last_failure: Some(first),
@@ -79,6 +80,13 @@ pub(super) fn unpark(message: &mut Message, topic: &ByteString, clock: Clock) ->
     message.headers.remove_prefix(names::PARK_PREFIX);
     message.topic = topic.clone();
     unparked
+}
+
+/// When it may come. Whoever parked it may have had a wrong clock: nobody waits longer than was meant then.
+fn due(headers: &Headers, clock: Clock) -> Option<Instant> {
+    let at = humantime::parse_rfc3339(headers.get_str(names::PARK_DUE)?).ok()?;
+    let wait = headers.get_str(names::PARK_WAIT).and_then(|wait| humantime::parse_duration(wait).ok());
+    Some(Instant::now() + clock.until(at).min(wait.unwrap_or(Duration::MAX)))
 }
 
 fn position_of(message: &Message) -> Option<Position> {
@@ -186,4 +194,48 @@ async fn read_to_end(
     }
     opened.settler.close().await?;
     opened.source.close().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use millstream_core::{Epoch, Origin};
+
+    use super::*;
+
+    fn right() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn an_hour_behind() -> SystemTime {
+        right() - Duration::from_secs(3_600)
+    }
+
+    fn parked(due: Option<(SystemTime, Duration)>) -> Message {
+        let message = Arc::new(Message::new("orders", "{}"));
+        let origin = Origin { partition: PartitionId(0), epoch: Epoch(1), position: Some(Position(7)) };
+        park(
+            &ParkLoad { message, origin, attempts: 3, due, history: History::default() },
+            &"orders.g.park".into(),
+        )
+    }
+
+    #[test]
+    fn what_is_parked_comes_out_as_it_went_in_after_its_wait() {
+        let wait = Duration::from_millis(1_500);
+        let mut message = parked(Some((right() + wait, wait)));
+        let out = unpark(&mut message, &"orders".into(), Clock::Given(right));
+        let left = out.due.unwrap().saturating_duration_since(Instant::now());
+        assert!(left <= wait && left > wait / 2, "{left:?}");
+        assert_eq!((out.attempts, &*message.topic, message.headers.len()), (3, "orders", 0));
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_was_meant_since_the_clock_of_whoever_parked_was_ahead() {
+        let wait = Duration::from_millis(1_500);
+        let mut message = parked(Some((right() + wait, wait)));
+        let out = unpark(&mut message, &"orders".into(), Clock::Given(an_hour_behind));
+        assert!(out.due.unwrap().saturating_duration_since(Instant::now()) <= wait);
+    }
 }

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use millstream_testkit::ledger::Record;
+
 use super::{Scale, workers};
 use crate::arena::{Arena, Kind};
 use crate::launch::Launch;
@@ -86,6 +88,8 @@ impl Clock {
         if offset > 0 {
             arena.deeds.ahead.push((now, u64::MAX));
         }
+        let what = format!("a wall clock is {offset:+} s off");
+        arena.note(if offset == 0 { Record::Healed { what: what.into() } } else { Record::fault(what) });
         // Read as a whole or not at all.
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{offset:+}"))?;

@@ -40,7 +40,6 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
 
 /// Lets these syncs fail in the next lives of a place.
 pub(super) fn live_with(arena: &mut Arena, place: usize, which: Which) {
-    let log = arena.beside(&format!("{}.strace", arena.lives()));
-    let launch = Launch::with_failing_syncs(which, &arena.log(), log);
+    let launch = Launch::with_failing_syncs(which, arena.log());
     arena.next_lives(place, launch);
 }

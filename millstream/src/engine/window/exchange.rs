@@ -125,7 +125,8 @@ pub(crate) struct ParkLoad {
     pub(crate) message: Arc<Message>,
     pub(crate) origin: Origin,
     pub(crate) attempts: u32,
-    pub(crate) due: Option<SystemTime>,
+    /// When it may come, and how long that is from now.
+    pub(crate) due: Option<(SystemTime, Duration)>,
     pub(crate) history: History,
 }
 

@@ -103,7 +103,7 @@ impl Window {
 
     pub(super) fn park_to_topic(&mut self, index: Index, wait: Option<Duration>) {
         self.counts.parked(1);
-        let due = wait.map(|w| self.rules.clock.now() + w);
+        let due = wait.map(|wait| (self.rules.clock.now() + wait, wait));
         let entry = &mut self.entries[index as usize];
         let reservation = entry.take_reservation();
         let history = entry.take_history();
