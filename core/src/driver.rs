@@ -1,9 +1,11 @@
 //! Choosing a driver at run time, by the scheme of a URL.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use fluent_uri::Uri;
+use fluent_uri::component::Authority;
 use fluent_uri::pct_enc::EStr;
 
 use crate::erased::{DynAdmin, DynReader, DynWriter};
@@ -97,7 +99,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// A parsed URL: `scheme://[user[:password]@]host[:port][/path][?name=value&…]`.
+/// A parsed URL: `scheme://[user[:password]@]host[:port][,host[:port]…][/path][?name=value&…]`.
 ///
 /// Neither `Debug` nor `Display` shows the password.
 ///
@@ -131,19 +133,28 @@ impl Endpoint {
             Error::new(ErrorKind::InvalidConfig, what)
                 .fix("write it as scheme://host/path?name=value, such as memory:// or sqlite://app.db")
         };
-        let uri = Uri::parse(url).map_err(|e| bad(format!("this is not a URL: {e}")))?;
+        let (url, others) = split_hosts(url);
+        let uri = Uri::parse(&*url).map_err(|e| bad(format!("this is not a URL: {e}")))?;
         let authority = uri.authority();
-        let (user, password) = match authority.as_ref().and_then(fluent_uri::component::Authority::userinfo) {
+        let (user, password) = match authority.as_ref().and_then(Authority::userinfo) {
             None => (None, None),
             Some(info) => match info.split_once(':') {
                 Some((user, password)) => (Some(decode(user)?), Some(decode(password)?)),
                 None => (Some(decode(info)?), None),
             },
         };
-        let host = authority.map_or_else(String::new, |a| match a.port().filter(|p| !p.is_empty()) {
-            Some(port) => format!("{}:{port}", a.host()),
-            None => a.host().to_owned(),
-        });
+        let mut host = authority.as_ref().map_or_else(String::new, host_of);
+        for other in others {
+            let parsed = Uri::parse(format!("{}://{other}", uri.scheme()))
+                .map_err(|(e, _)| bad(format!("{other:?} is not a host: {e}")))?;
+            match parsed.authority() {
+                Some(a) if !a.has_userinfo() && !a.host().is_empty() && parsed.path().is_empty() => {
+                    host.push(',');
+                    host.push_str(&host_of(&a));
+                }
+                _ => return Err(bad(format!("{other:?} is not a host"))),
+            }
+        }
         let mut params = Vec::new();
         if let Some(query) = uri.query() {
             for pair in query.split('&').filter(|p| !p.is_empty()) {
@@ -183,7 +194,7 @@ impl Endpoint {
         self.password.as_deref()
     }
 
-    /// Host and port, as written.
+    /// Host and port, as written; several with commas between them.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
@@ -237,8 +248,29 @@ impl Endpoint {
     }
 }
 
+/// Takes all hosts but the first out of a URL, which may have only one: clusters are named by several of theirs.
+fn split_hosts(url: &str) -> (Cow<'_, str>, Vec<&str>) {
+    let start = url.find("://").map_or(url.len(), |at| at + 3);
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    let hosts = url[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    let mut list = url[hosts..end].split(',');
+    let first = list.next().unwrap_or_default();
+    let others: Vec<_> = list.collect();
+    if others.is_empty() {
+        return (Cow::Borrowed(url), others);
+    }
+    (Cow::Owned(format!("{}{first}{}", &url[..hosts], &url[end..])), others)
+}
+
+fn host_of(authority: &Authority<'_>) -> String {
+    match authority.port().filter(|p| !p.is_empty()) {
+        Some(port) => format!("{}:{port}", authority.host()),
+        None => authority.host().to_owned(),
+    }
+}
+
 fn decode<E: fluent_uri::pct_enc::Encoder>(text: &EStr<E>) -> Result<String> {
-    text.decode().to_string().map(std::borrow::Cow::into_owned).map_err(|_| {
+    text.decode().to_string().map(Cow::into_owned).map_err(|_| {
         Error::new(ErrorKind::InvalidConfig, "the URL has percent-encoded bytes that are not UTF-8")
             .fix("encode text as UTF-8")
     })

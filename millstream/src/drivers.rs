@@ -18,7 +18,7 @@ pub struct Drivers {
 }
 
 /// The schemes of the drivers that come with Millstream, and the feature that turns each on.
-const FEATURES: &[(&str, &str)] = &[("memory", "memory"), ("sqlite", "sqlite")];
+const FEATURES: &[(&str, &str)] = &[("memory", "memory"), ("sqlite", "sqlite"), ("kafka", "kafka")];
 
 impl Drivers {
     /// No drivers.
@@ -36,6 +36,8 @@ impl Drivers {
                 millstream_memory::driver(),
                 #[cfg(feature = "sqlite")]
                 millstream_sqlite::driver(),
+                #[cfg(feature = "kafka")]
+                millstream_kafka::driver(),
             ],
         }
     }

@@ -53,6 +53,7 @@
 //! |---|---|
 //! | `memory` (default) | the driver `memory://` |
 //! | `sqlite` (default) | the driver `sqlite://`, and the extractor `sqlite::Transaction` |
+//! | `kafka` | the driver `kafka://` |
 //! | `msgpack`, `cbor`, `protobuf` | codecs beside JSON and raw bytes |
 //! | `ksuid`, `ulid` | ids beside UUIDs |
 //! | `anyhow` | handlers that return `anyhow::Result<()>` |
@@ -103,6 +104,8 @@ pub use millstream_core::{
     Headers, Limits, Message, Origin, PartitionId, Position, Reader, Result, Start, WriteOutcome,
     WriteReport, Writer, codec, event, names,
 };
+#[cfg(feature = "kafka")]
+pub use millstream_kafka as kafka;
 pub use millstream_macros::Event;
 pub use policy::{Batching, DeadLetterTarget, Execution, MaxGap, Ordering, OtherTypes, Outage, Policy};
 pub use publisher::{PublishOptions, Publisher};

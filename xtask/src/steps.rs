@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::command::Run;
 use crate::counts::Counts;
 use crate::data::{self, NoData};
-use crate::{Result, fuzz, sim, storm, tools};
+use crate::{Result, fuzz, services, sim, storm, tools};
 
 /// Cheap steps first; those that share build results next to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -208,8 +208,13 @@ fn doc() -> Result<Done> {
 }
 
 fn tests() -> Result<Done> {
+    let servers = services::Servers::start()?;
     let mut counts = Counts::default();
-    let outcome = Run::cargo("test --workspace --all-features --no-fail-fast").lines(|line| {
+    let mut run = Run::cargo("test --workspace --all-features --no-fail-fast");
+    for (name, value) in &servers.variables {
+        run = run.env(name, value);
+    }
+    let outcome = run.lines(|line| {
         println!("{line}");
         counts.add(line);
     });

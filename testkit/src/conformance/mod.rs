@@ -74,6 +74,12 @@ pub trait Harness: Send + Sync + 'static {
         format!("conformance.{name}.{}.{number}", std::process::id())
     }
 
+    /// The name of a group, from a short name that is the same in every case. Default: that. A broker whose groups span
+    /// topics needs others in each case, since cases run beside each other; the harness is made anew for each.
+    fn group(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
     /// Restarts the server, if the test can; what it keeps durably must survive. Default: it cannot.
     fn restart(&self) -> Option<BoxFuture<'_, Result<()>>> {
         None

@@ -195,7 +195,8 @@ impl World {
     }
 
     /// A subscription, through a connection of its own.
-    pub(super) async fn open(&self, request: OpenRequest) -> Checked<Member> {
+    pub(super) async fn open(&self, mut request: OpenRequest) -> Checked<Member> {
+        request.group = request.group.map(|group| self.inner.harness.group(&group).into());
         let connection = self.inner.harness.connect().await?;
         let number = self.inner.members.fetch_add(1, Ordering::Relaxed);
         Member::open(self.clone(), &connection, request, number).await

@@ -1,0 +1,336 @@
+//! Administration: topics, groups, positions, dead letters.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millstream_core::admin::{GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
+use millstream_core::{
+    Admin, Assignment, End, Error, ErrorKind, Message, OpenRequest, PartitionId, Position, Read, ReadLimits,
+    Reader as _, Result, Source as _, Start,
+};
+use rdkafka::Offset;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use tokio::task::spawn_blocking;
+
+use crate::cluster::{Asker, Cluster, options};
+use crate::member::number;
+use crate::positions::{self, Place};
+use crate::reader::KafkaReader;
+use crate::settings::{ANSWER_WITHIN, Create};
+use crate::{errors, wire};
+
+/// Names of the broker's own topics begin like this.
+const INTERNAL: &str = "__";
+
+/// Bits of an offset in the id of a dead letter; above them is the partition.
+const OFFSET_BITS: u32 = 44;
+
+/// Bytes of dead letters read ahead.
+const PAGE_BYTES: usize = 16 << 20;
+
+/// Administers a cluster. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct KafkaAdmin {
+    cluster: Arc<Cluster>,
+}
+
+impl KafkaAdmin {
+    pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster }
+    }
+
+    /// The partitions of a topic that is there.
+    async fn partitions(&self, topic: &str) -> Result<Vec<i32>> {
+        match self.find(topic).await? {
+            Some(partitions) => Ok(partitions),
+            None => Err(Error::new(ErrorKind::NotFound, "there is no such topic")
+                .topic(topic)
+                .fix("check its name, or publish to it first")),
+        }
+    }
+
+    async fn find(&self, topic: &str) -> Result<Option<Vec<i32>>> {
+        wire::check_topic(topic)?;
+        let found = self.cluster.look(topic).await?;
+        Ok(found.map(|topic| (0..topic.partitions).map(|p| number(PartitionId(p))).collect()))
+    }
+
+    /// Asks as a group, on a thread that may block. The group's client is not kept.
+    async fn as_group<T: Send + 'static>(
+        &self,
+        group: &str,
+        question: impl FnOnce(&Asker) -> T + Send + 'static,
+    ) -> Result<T> {
+        let asker = self.cluster.new_group(group)?;
+        spawn_blocking(move || question(&asker)).await.map_err(|e| errors::broken(&e))
+    }
+
+    /// The ends of all partitions of a topic.
+    async fn ends(&self, topic: &str, partitions: &[i32]) -> Result<Vec<(i32, Place)>> {
+        let (name, partitions) = (topic.to_owned(), partitions.to_vec());
+        let ask = move |asker: &Asker| positions::ask(asker, &name, &partitions, Start::Earliest, false);
+        Ok(self.cluster.ask(ask).await?.into_iter().collect())
+    }
+
+    /// Names and members of all groups.
+    async fn all_groups(&self) -> Result<Vec<(String, u32)>> {
+        let listed = self
+            .cluster
+            .ask(|asker| {
+                let list = asker.fetch_group_list(None, ANSWER_WITHIN)?;
+                let info = |g: &rdkafka::groups::GroupInfo| {
+                    (g.name().to_owned(), u32::try_from(g.members().len()).unwrap_or(u32::MAX))
+                };
+                Ok(list.groups().iter().map(info).collect())
+            })
+            .await;
+        listed.map_err(|e: KafkaError| errors::of(&e, "the groups cannot be listed"))
+    }
+
+    /// When the message at a position was published.
+    async fn time_at(&self, topic: &str, partition: i32, offset: i64) -> Option<std::time::SystemTime> {
+        let mut read = self.browse(topic, partition, offset.unsigned_abs(), 1).await.ok()?;
+        read.pop().map(|(_, message)| message.time)
+    }
+
+    /// Up to so many messages of a partition, from a position to the end there is now.
+    async fn browse(
+        &self,
+        topic: &str,
+        partition: i32,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Message)>> {
+        let mut request =
+            OpenRequest::new(topic.to_owned()).start(Start::Position(Position(from))).end(End::Latest);
+        request.assignment = Assignment::Manual(vec![PartitionId(partition.unsigned_abs())]);
+        request.max_bytes = PAGE_BYTES;
+        let mut source = KafkaReader::new(Arc::clone(&self.cluster)).open(request).await?.source;
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let mut into = Vec::new();
+            let read = source.read(&mut into, ReadLimits::new(limit - found.len(), PAGE_BYTES)).await?;
+            found.extend(into.into_iter().map(|delivery| {
+                let at = delivery.position.map_or(0, |p| p.0);
+                (at, Arc::unwrap_or_clone(delivery.message))
+            }));
+            if matches!(read, Read::End) {
+                break;
+            }
+        }
+        source.close().await?;
+        Ok(found)
+    }
+}
+
+/// The topic of a topic's dead letters.
+fn dead_letters_of(topic: &str) -> String {
+    format!("{topic}.dlq")
+}
+
+impl Admin for KafkaAdmin {
+    async fn ensure_topic(&self, topic: &str, settings: TopicSettings) -> Result<bool> {
+        if self.cluster.settings.create == Create::Assume {
+            return Ok(false);
+        }
+        let conflict = |there: usize, wanted: u32| {
+            Err(Error::new(
+                ErrorKind::Conflict,
+                format!("the topic has {there} partitions, and {wanted} are wanted"),
+            )
+            .topic(topic)
+            .fix("give it as many, by the broker's own tools; a park needs as many as its topic"))
+        };
+        if let Some(there) = self.find(topic).await? {
+            return match settings.partitions {
+                Some(wanted) if wanted as usize != there.len() => conflict(there.len(), wanted),
+                _ => Ok(false),
+            };
+        }
+        if self.cluster.settings.create == Create::Never {
+            return Err(Error::new(ErrorKind::NotFound, "there is no such topic")
+                .topic(topic)
+                .fix("make it first, or leave out `create` in the URL so that it is made"));
+        }
+        let made = self.cluster.make(topic, settings.partitions).await?;
+        self.cluster.wait_for(topic).await?;
+        Ok(made)
+    }
+
+    async fn topics(&self) -> Result<Vec<TopicInfo>> {
+        let listed = self
+            .cluster
+            .ask(|asker| {
+                let metadata = asker.fetch_metadata(None, ANSWER_WITHIN)?;
+                let ours = metadata.topics().iter().filter(|t| !t.name().starts_with(INTERNAL));
+                Ok(ours.map(|t| (t.name().to_owned(), t.partitions().len())).collect::<Vec<_>>())
+            })
+            .await
+            .map_err(|e: KafkaError| errors::of(&e, "the topics cannot be listed"))?;
+        let mut topics = Vec::with_capacity(listed.len());
+        for (name, count) in listed {
+            let partitions: Vec<i32> = (0..count).filter_map(|p| i32::try_from(p).ok()).collect();
+            let mut info = TopicInfo::new(name.clone());
+            info.partitions = u32::try_from(count).unwrap_or(u32::MAX);
+            // One whose leader is away is listed all the same.
+            if let Ok(ends) = self.ends(&name, &partitions).await {
+                info.messages = ends.iter().map(|(_, p)| (p.end - p.low).unsigned_abs()).sum();
+            }
+            topics.push(info);
+        }
+        topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let dead: Vec<u64> = topics
+            .iter()
+            .map(|t| {
+                let name = dead_letters_of(&t.name);
+                topics.iter().find(|d| *d.name == name).map_or(0, |d| d.messages)
+            })
+            .collect();
+        topics.iter_mut().zip(dead).for_each(|(topic, dead)| topic.dead_letters = dead);
+        Ok(topics)
+    }
+
+    async fn groups(&self, topic: &str) -> Result<Vec<GroupInfo>> {
+        let partitions = self.partitions(topic).await?;
+        // The client can only ask for the positions of its own group: each is asked by a client of its own.
+        let ends: BTreeMap<i32, Place> = self.ends(topic, &partitions).await?.into_iter().collect();
+        let mut groups = Vec::new();
+        for (name, members) in self.all_groups().await? {
+            let (of, numbers, mut places) = (topic.to_owned(), partitions.clone(), ends.clone());
+            let asked = self.as_group(&name, move |asker| {
+                positions::take_committed(asker, &of, &numbers, &mut places).map(|()| places)
+            });
+            let places = match asked.await? {
+                Ok(places) => places,
+                // Another group's trouble hides no group of ours that can be asked.
+                Err(error) => {
+                    tracing::warn!(topic, group = name, %error, "a group is left out");
+                    continue;
+                }
+            };
+            if places.values().all(|place| place.committed.is_none()) {
+                // It reads other topics.
+                continue;
+            }
+            let mut info = GroupInfo::new(name);
+            info.members = members;
+            for (partition, place) in &places {
+                let at = place.committed.unwrap_or(place.low);
+                let unread = (place.end - place.start).max(0);
+                info.lag += unread.unsigned_abs();
+                info.committed.push((PartitionId(partition.unsigned_abs()), Position(at.unsigned_abs())));
+                if unread > 0
+                    && let Some(time) = self.time_at(topic, *partition, place.start).await
+                {
+                    info.oldest = Some(info.oldest.map_or(time, |oldest| oldest.min(time)));
+                }
+            }
+            groups.push(info);
+        }
+        groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(groups)
+    }
+
+    async fn seek(&self, topic: &str, group: &str, to: Start) -> Result<()> {
+        let partitions = self.partitions(topic).await?;
+        let groups = self.all_groups().await?;
+        let members = groups.iter().find(|(name, _)| name == group).map(|(_, members)| *members);
+        let error = |kind, what: &str, fix: &str| {
+            Err(Error::new(kind, what.to_owned()).topic(topic).group(group).fix(fix))
+        };
+        match members {
+            None => return error(ErrorKind::NotFound, "there is no such group", "subscribe with it once"),
+            Some(0) => {}
+            Some(_) => return error(ErrorKind::Conflict, "the group has members", "stop them first"),
+        }
+        let name = topic.to_owned();
+        let moved = self.as_group(group, move |asker| {
+            let places = positions::ask(asker, &name, &partitions, to, false)?;
+            let mut list = TopicPartitionList::with_capacity(places.len());
+            let failed = |e: KafkaError| errors::of(&e, "the group was not moved");
+            for (partition, place) in &places {
+                list.add_partition_offset(&name, *partition, Offset::Offset(place.start)).map_err(failed)?;
+            }
+            match asker.commit(&list, CommitMode::Sync) {
+                Ok(()) => Ok(()),
+                Err(e) if e.rdkafka_error_code() == Some(Code::UnknownMemberId) => {
+                    Err(Error::new(ErrorKind::Conflict, "the group has members").fix("stop them first"))
+                }
+                Err(e) => Err(failed(e)),
+            }
+        });
+        moved.await?.map_err(|e: Error| e.topic(topic).group(group))
+    }
+
+    async fn purge(&self, topic: &str) -> Result<u64> {
+        let partitions = self.partitions(topic).await?;
+        let ends = self.ends(topic, &partitions).await?;
+        self.delete_before(topic, ends.iter().map(|(p, place)| (*p, place.end))).await?;
+        Ok(ends.iter().map(|(_, place)| (place.end - place.low).unsigned_abs()).sum())
+    }
+
+    async fn dead_letters(
+        &self,
+        topic: &str,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<StoredDeadLetter>> {
+        let name = dead_letters_of(topic);
+        let Some(partitions) = self.find(&name).await? else { return Ok(Vec::new()) };
+        let (mut from, mut at) = (0, 0);
+        if let Some(after) = after {
+            (from, at) = (after >> OFFSET_BITS, (after & ((1 << OFFSET_BITS) - 1)) + 1);
+        }
+        let mut letters = Vec::new();
+        for partition in partitions.into_iter().skip(usize::try_from(from).unwrap_or(usize::MAX)) {
+            if letters.len() >= limit {
+                break;
+            }
+            let found = self.browse(&name, partition, std::mem::take(&mut at), limit - letters.len()).await?;
+            let id = |offset: u64| (u64::from(partition.unsigned_abs()) << OFFSET_BITS) | offset;
+            letters.extend(found.into_iter().map(|(offset, m)| StoredDeadLetter::new(id(offset), m)));
+        }
+        Ok(letters)
+    }
+
+    async fn remove_dead_letter(&self, topic: &str, id: u64) -> Result<bool> {
+        let name = dead_letters_of(topic);
+        let Some(partitions) = self.find(&name).await? else { return Ok(false) };
+        let (partition, offset) = (id >> OFFSET_BITS, id & ((1 << OFFSET_BITS) - 1));
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        let ends = self.ends(&name, &partitions).await?;
+        let place = ends.into_iter().find(|(p, _)| u64::from(p.unsigned_abs()) == partition);
+        let Some((partition, place)) = place else { return Ok(false) };
+        if offset < place.low || offset >= place.end {
+            return Ok(false);
+        }
+        if offset > place.low {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "Kafka deletes only what is oldest in its partition",
+            )
+            .topic(name)
+            .fix("remove those before it first, or leave them to the topic's retention"));
+        }
+        self.delete_before(&name, std::iter::once((partition, offset + 1))).await?;
+        Ok(true)
+    }
+}
+
+impl KafkaAdmin {
+    /// Deletes all messages before these positions.
+    async fn delete_before(&self, topic: &str, ends: impl Iterator<Item = (i32, i64)>) -> Result<()> {
+        let failed = |e: KafkaError| errors::of(&e, "the messages were not deleted").topic(topic);
+        let mut list = TopicPartitionList::new();
+        for (partition, end) in ends {
+            list.add_partition_offset(topic, partition, Offset::Offset(end)).map_err(failed)?;
+        }
+        let deleted = self.cluster.admin.delete_records(&list, &options()).await.map_err(failed)?;
+        for element in deleted.elements() {
+            element.error().map_err(failed)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! A connection to a cluster: what reader, writer and administration share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use millstream_core::{Error, ErrorKind, Result};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use tokio::task::spawn_blocking;
+
+use crate::ears::Ears;
+use crate::errors;
+use crate::member::Member;
+use crate::settings::{ANSWER_WITHIN, Create, OVERHEAD, Settings};
+use crate::wire::check_topic;
+
+/// How long a cluster may take to answer when a program connects.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a topic that was just made may take until every broker knows it.
+const KNOWN_WITHIN: Duration = Duration::from_secs(15);
+
+/// A client that asks, and never reads.
+pub(crate) type Asker = BaseConsumer<Ears>;
+
+/// What is known of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Topic {
+    pub(crate) partitions: u32,
+    /// Bytes of a message at most, by the topic's own limit and ours.
+    pub(crate) max_message: usize,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) settings: Settings,
+    ears: Ears,
+    asker: Arc<Asker>,
+    pub(crate) admin: AdminClient<Ears>,
+    topics: Mutex<HashMap<String, Topic>>,
+    groups: Mutex<HashMap<String, Arc<Asker>>>,
+    members: Mutex<HashMap<String, Vec<Weak<Member>>>>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("brokers", &self.settings.brokers).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cluster {
+    /// Connects, and asks the cluster something: that no broker is there shows now.
+    pub(crate) async fn connect(settings: Settings) -> Result<Arc<Self>> {
+        let ears = Ears::default();
+        let config = settings.client();
+        let refused = |e| errors::of(&e, "the settings of kafka:// were refused");
+        let asker = Asker::from_config_and_context(&config, ears.clone()).map_err(refused)?;
+        let admin = AdminClient::from_config_and_context(&config, ears.clone()).map_err(refused)?;
+        let cluster = Arc::new(Self {
+            settings,
+            ears,
+            asker: Arc::new(asker),
+            admin,
+            topics: Mutex::default(),
+            groups: Mutex::default(),
+            members: Mutex::default(),
+        });
+        cluster
+            .ask(|asker| asker.fetch_metadata(Some("__consumer_offsets"), CONNECT_WITHIN).map(drop))
+            .await
+            .map_err(|e| cluster.unreachable(&e))?;
+        Ok(cluster)
+    }
+
+    /// Asks on a thread that may block.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Asker) -> T + Send + 'static,
+    ) -> T {
+        let asker = Arc::clone(&self.asker);
+        match spawn_blocking(move || question(&asker)).await {
+            Ok(answer) => answer,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// An error of a question, with the reason that the connection gave for it.
+    pub(crate) fn unreachable(&self, error: &KafkaError) -> Error {
+        // Reasons wait to be taken, among other events.
+        for _ in 0..20 {
+            if self.ears.reason().is_some() {
+                break;
+            }
+            let _ = self.asker.poll(Duration::from_millis(5));
+        }
+        let kind = match error.rdkafka_error_code().map_or(ErrorKind::Unavailable, errors::kind_of) {
+            ErrorKind::Denied => ErrorKind::Denied,
+            _ => ErrorKind::Unavailable,
+        };
+        let reason = self.ears.reason().unwrap_or_else(|| error.to_string());
+        Error::new(kind, format!("no broker of {} answered: {reason}", self.settings.brokers)).fix(
+            "check the addresses in the URL, that a broker runs there, and that its listener is plain text",
+        )
+    }
+
+    /// The asker of a group, which reads and writes its positions without joining it.
+    pub(crate) fn group(&self, group: &str) -> Result<Arc<Asker>> {
+        let mut groups = lock(&self.groups);
+        if let Some(asker) = groups.get(group) {
+            return Ok(Arc::clone(asker));
+        }
+        let asker = self.new_group(group)?;
+        groups.insert(group.to_owned(), Arc::clone(&asker));
+        Ok(asker)
+    }
+
+    /// The same, kept by nobody.
+    pub(crate) fn new_group(&self, group: &str) -> Result<Arc<Asker>> {
+        let config = self.settings.asking(group);
+        let asker = Asker::from_config_and_context(&config, self.ears.clone());
+        asker.map(Arc::new).map_err(|e| errors::of(&e, "the client of a group was refused").group(group))
+    }
+
+    /// A member joined its group through this connection.
+    pub(crate) fn joined(&self, group: &str, member: &Arc<Member>) {
+        let mut members = lock(&self.members);
+        let list = members.entry(group.to_owned()).or_default();
+        list.retain(|m| m.strong_count() > 0);
+        list.push(Arc::downgrade(member));
+    }
+
+    /// A member of a group that joined it through this connection and has not left. What it commits, the broker refuses
+    /// once the group went on without it; and a commit of no member's it refuses while the group has members.
+    pub(crate) fn member_of(&self, group: &str) -> Option<Arc<Member>> {
+        let members = lock(&self.members);
+        members.get(group)?.iter().filter_map(Weak::upgrade).find(|member| member.is_in())
+    }
+
+    /// What is known of a topic; makes it, if that is allowed.
+    pub(crate) async fn topic(&self, name: &str) -> Result<Topic> {
+        if let Some(topic) = self.known(name) {
+            return Ok(topic);
+        }
+        check_topic(name)?;
+        if let Some(topic) = self.look(name).await? {
+            return Ok(topic);
+        }
+        if self.settings.create != Create::Missing {
+            return Err(Error::new(ErrorKind::NotFound, "there is no such topic")
+                .topic(name)
+                .fix("make it first, or leave out `create` in the URL so that it is made"));
+        }
+        self.make(name, None).await?;
+        self.wait_for(name).await
+    }
+
+    pub(crate) fn known(&self, name: &str) -> Option<Topic> {
+        lock(&self.topics).get(name).copied()
+    }
+
+    /// Asks for a topic, and remembers it.
+    pub(crate) async fn look(&self, name: &str) -> Result<Option<Topic>> {
+        let wanted = name.to_owned();
+        let found = self
+            .ask(move |asker| {
+                let metadata = asker.fetch_metadata(Some(&wanted), ANSWER_WITHIN)?;
+                let topic = metadata.topics().iter().find(|t| t.name() == wanted);
+                // One that is just being made has no leaders yet.
+                Ok(topic.filter(|t| t.error().is_none()).map(|t| {
+                    let led = t.partitions().iter().all(|p| p.leader() >= 0 && p.error().is_none());
+                    (u32::try_from(t.partitions().len()).unwrap_or(0), led)
+                }))
+            })
+            .await
+            .map_err(|e: KafkaError| self.unreachable(&e).topic(name))?;
+        let Some((partitions, true)) = found.filter(|(partitions, _)| *partitions > 0) else {
+            return Ok(None);
+        };
+        let max_message = self.max_message(name).await;
+        let topic = Topic { partitions, max_message };
+        lock(&self.topics).insert(name.to_owned(), topic);
+        Ok(Some(topic))
+    }
+
+    /// The largest message of a topic: a batch with one that the broker refuses takes its neighbours along, so it must
+    /// not come to that.
+    async fn max_message(&self, name: &str) -> usize {
+        let own = self.settings.max_message;
+        let wanted = ResourceSpecifier::Topic(name);
+        // Who may not ask keeps our own limit.
+        let Ok(answers) = self.admin.describe_configs([&wanted], &options()).await else { return own };
+        let limit = answers.into_iter().flatten().find_map(|resource| {
+            let entry = resource.get("max.message.bytes")?.value.as_ref()?;
+            entry.parse::<usize>().ok()
+        });
+        limit.map_or(own, |limit| own.min(limit.saturating_sub(OVERHEAD)))
+    }
+
+    /// Makes a topic; says whether it was made now.
+    pub(crate) async fn make(&self, name: &str, partitions: Option<u32>) -> Result<bool> {
+        let age = self.settings.retention_age.map(|age| age.as_millis().to_string());
+        let size = self.settings.retention_size.map(|size| size.to_string());
+        let partitions = partitions.or(self.settings.partitions);
+        // -1: as the broker is set.
+        let partitions = partitions.and_then(|p| i32::try_from(p).ok()).unwrap_or(-1);
+        let replication = self.settings.replication.map_or(-1, i32::from);
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication));
+        if let Some(age) = &age {
+            topic = topic.set("retention.ms", age);
+        }
+        if let Some(size) = &size {
+            topic = topic.set("retention.bytes", size);
+        }
+        let made = self.admin.create_topics([&topic], &options()).await;
+        let made = made.map_err(|e| errors::of(&e, "the topic was not made").topic(name))?;
+        match made.into_iter().next() {
+            Some(Err((_, Code::TopicAlreadyExists))) => Ok(false),
+            Some(Err((_, code))) => Err(errors::of_code(code, "the topic was not made").topic(name)),
+            Some(Ok(_)) | None => Ok(true),
+        }
+    }
+
+    /// Waits until a topic that was made is known.
+    pub(crate) async fn wait_for(&self, name: &str) -> Result<Topic> {
+        let until = Instant::now() + KNOWN_WITHIN;
+        loop {
+            if let Some(topic) = self.look(name).await? {
+                return Ok(topic);
+            }
+            if Instant::now() > until {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "the topic was made, and no broker knows it yet",
+                )
+                .topic(name)
+                .fix("look whether a broker is down; then try again"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Forgets what is known of a topic, which may have changed.
+    pub(crate) fn forget(&self, name: &str) {
+        lock(&self.topics).remove(name);
+    }
+}
+
+/// For calls of the administration: they wait until it is done.
+pub(crate) fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ANSWER_WITHIN)).operation_timeout(Some(ANSWER_WITHIN))
+}

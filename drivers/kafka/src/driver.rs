@@ -1,0 +1,165 @@
+//! `kafka://` as a driver that can be chosen at run time.
+
+use std::time::Duration;
+
+use millstream_core::{Connection, Driver, Endpoint, Error, ErrorKind, Result};
+
+use crate::{Create, Kafka, KafkaBuilder, Protocol};
+
+const PARAMETERS: &[&str] = &[
+    "create",
+    "partitions",
+    "replication",
+    "retention_age",
+    "retention_size",
+    "max_message",
+    "lease",
+    "protocol",
+    "instance",
+    "revoke_within",
+    "compression",
+    "write_within",
+    "client_id",
+];
+
+/// The driver of the scheme `kafka`.
+///
+/// `kafka://host:9092,other:9092` names brokers to begin with; the cluster tells of the others.
+///
+/// | parameter | is | default |
+/// |---|---|---|
+/// | `create` | what happens to a topic that is not there: `missing` makes it, `never` is an error, `assume` does not look | `missing` |
+/// | `partitions` | partitions of a topic that is made | the broker's |
+/// | `replication` | replicas of a topic that is made | the broker's |
+/// | `retention_age`, `retention_size` | how long, and up to how many bytes a partition, a topic that is made keeps messages, read or not | the broker's |
+/// | `max_message` | bytes of a message at most | 1000000 |
+/// | `lease` | how long a member that says nothing is taken to live, such as `10s`; not with `protocol=consumer` | `10s` |
+/// | `protocol` | how members share partitions: `range`, `cooperative`, `consumer` | `range` |
+/// | `instance` | the name of this member, if it shall keep its partitions over a restart | none |
+/// | `revoke_within` | how long handlers may run on when the group wants a partition back | `20s` |
+/// | `compression` | `none`, `gzip`, `snappy`, `lz4`, `zstd` | `lz4` |
+/// | `write_within` | how long a write is tried before its outcome is unknown | `30s` |
+/// | `client_id` | the client's name in the broker's log | `millstream` |
+#[must_use]
+pub fn driver() -> Driver {
+    Driver::new(&["kafka"], |endpoint| Box::pin(connect(endpoint)))
+}
+
+async fn connect(endpoint: Endpoint) -> Result<Connection> {
+    Ok(builder(&endpoint)?.connect().await?.connection())
+}
+
+/// What a URL says.
+fn builder(endpoint: &Endpoint) -> Result<KafkaBuilder> {
+    let bad = |what: String, fix: &str| Err(Error::new(ErrorKind::InvalidConfig, what).fix(fix));
+    endpoint.only_params(PARAMETERS)?;
+    if endpoint.user().is_some() {
+        return bad(
+            "this driver cannot log in yet: the URL names a user".to_owned(),
+            "use a listener without SASL, on a network that you trust",
+        );
+    }
+    if endpoint.host().is_empty() || !matches!(endpoint.path(), "" | "/") {
+        return bad("the URL names no broker, or has a path".to_owned(), "write it as kafka://host:9092");
+    }
+    let port =
+        |host: &str| if host.rsplit_once(':').is_some_and(|(_, p)| !p.ends_with(']')) { "" } else { ":9092" };
+    let brokers: Vec<_> = endpoint.host().split(',').map(|host| format!("{host}{}", port(host))).collect();
+    let mut builder = Kafka::builder(brokers.join(","));
+    match endpoint.param("create") {
+        None | Some("missing") => {}
+        Some("never") => builder = builder.create(Create::Never),
+        Some("assume") => builder = builder.create(Create::Assume),
+        Some(other) => {
+            return bad(format!("the URL's parameter create is {other:?}"), "say missing, never or assume");
+        }
+    }
+    match endpoint.param("protocol") {
+        None | Some("range") => {}
+        Some("cooperative") => builder = builder.protocol(Protocol::Cooperative),
+        Some("consumer") => builder = builder.protocol(Protocol::Consumer),
+        Some(other) => {
+            return bad(
+                format!("the URL's parameter protocol is {other:?}"),
+                "say range, cooperative or consumer",
+            );
+        }
+    }
+    match endpoint.param("compression") {
+        None => {}
+        Some(kind @ ("none" | "gzip" | "snappy" | "lz4" | "zstd")) => builder = builder.compression(kind),
+        Some(other) => {
+            return bad(
+                format!("the URL's parameter compression is {other:?}"),
+                "say none, gzip, snappy, lz4 or zstd",
+            );
+        }
+    }
+    if let Some(partitions) = endpoint.parsed("partitions")? {
+        builder = builder.partitions(partitions);
+    }
+    if let Some(replicas) = endpoint.parsed("replication")? {
+        builder = builder.replication(replicas);
+    }
+    if let Some(bytes) = endpoint.parsed("retention_size")? {
+        builder = builder.retention_size(bytes);
+    }
+    if let Some(bytes) = endpoint.parsed("max_message")? {
+        builder = builder.max_message(bytes);
+    }
+    if let Some(age) = duration(endpoint, "retention_age")? {
+        builder = builder.retention_age(age);
+    }
+    if let Some(lease) = duration(endpoint, "lease")? {
+        builder = builder.lease(lease);
+    }
+    if let Some(within) = duration(endpoint, "revoke_within")? {
+        builder = builder.revoke_within(within);
+    }
+    if let Some(within) = duration(endpoint, "write_within")? {
+        builder = builder.write_within(within);
+    }
+    if let Some(instance) = endpoint.param("instance") {
+        builder = builder.instance(instance);
+    }
+    if let Some(name) = endpoint.param("client_id") {
+        builder = builder.client_id(name);
+    }
+    Ok(builder)
+}
+
+fn duration(endpoint: &Endpoint, name: &str) -> Result<Option<Duration>> {
+    Ok(endpoint.parsed::<humantime::Duration>(name)?.map(Into::into))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn brokers(url: &str) -> String {
+        builder(&Endpoint::parse(url).unwrap()).unwrap().settings.brokers
+    }
+
+    #[test]
+    fn a_url_names_one_broker_or_several() {
+        assert_eq!(brokers("kafka://localhost"), "localhost:9092");
+        assert_eq!(brokers("kafka://a:1,b,c:3/?lease=5s"), "a:1,b:9092,c:3");
+        assert_eq!(brokers("kafka://[::1]:9093"), "[::1]:9093");
+        assert_eq!(brokers("kafka://[::1]"), "[::1]:9092");
+    }
+
+    #[test]
+    fn what_a_url_cannot_say_is_refused_with_what_it_can() {
+        for (url, part) in [
+            ("kafka://", "names no broker"),
+            ("kafka://h/topic", "names no broker"),
+            ("kafka://ann:secret@h", "log in"),
+            ("kafka://h?create=always", "missing, never or assume"),
+            ("kafka://h?protocol=sticky", "range, cooperative or consumer"),
+            ("kafka://h?acks=1", "there are: create"),
+        ] {
+            let error = builder(&Endpoint::parse(url).unwrap()).unwrap_err().to_string();
+            assert!(error.contains(part) && !error.contains("secret"), "{url}: {error}");
+        }
+    }
+}

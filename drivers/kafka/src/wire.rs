@@ -1,0 +1,183 @@
+//! A message as a record of Kafka, and back: the id and the content type are headers, as the Go toolkit *streams* has
+//! them, all else is in its own place.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use millstream_core::{Error, ErrorKind, Message, names};
+use rdkafka::Message as _;
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
+
+/// The header of the id.
+pub const MESSAGE_ID: &str = "message_id";
+/// The header of the content type.
+pub const CONTENT_TYPE: &str = "content_type";
+
+/// The longest name of a topic.
+const TOPIC_LIMIT: usize = 249;
+
+/// Refuses what Kafka cannot take.
+pub(crate) fn check(message: &Message, max_message: usize) -> Result<(), Error> {
+    check_topic(&message.topic)?;
+    let size = message.size();
+    if size > max_message {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("the message has {size} bytes with its key and headers, the limit is {max_message}"),
+        )
+        .topic(&*message.topic)
+        .fix("send less, or raise max.message.bytes of the topic and max_message in the URL"));
+    }
+    if message.headers.iter().any(|(name, _)| name.contains('\0')) {
+        return Err(Error::new(ErrorKind::InvalidMessage, "a header's name has a NUL byte")
+            .topic(&*message.topic)
+            .fix("use a visible name"));
+    }
+    Ok(())
+}
+
+/// Refuses a name that no topic of Kafka can have.
+pub(crate) fn check_topic(topic: &str) -> Result<(), Error> {
+    if topic.is_empty() {
+        return Err(Error::new(ErrorKind::EmptyMessage, "the topic is empty").fix("name a topic"));
+    }
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic.len() > TOPIC_LIMIT || matches!(topic, "." | "..") || !topic.chars().all(legal) {
+        let shown: String = topic.chars().take(64).collect();
+        return Err(Error::new(ErrorKind::InvalidMessage, "no topic of Kafka can have this name")
+            .topic(shown)
+            .fix("use at most 249 of the letters a-z, A-Z, 0-9, dot, underscore and dash"));
+    }
+    Ok(())
+}
+
+/// The record of a message for a topic of so many partitions, which borrows it.
+pub(crate) fn record(message: &Message, partitions: u32, opaque: usize) -> BaseRecord<'_, [u8], [u8], usize> {
+    let mut record = BaseRecord::with_opaque_to(&message.topic, opaque);
+    record.partition = park_partition(message, partitions);
+    record.key = message.key.as_deref();
+    record.payload = message.data.as_deref();
+    // The epoch says that no time was given: then it is now.
+    if message.time > UNIX_EPOCH {
+        let millis = message.time.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis());
+        record.timestamp = i64::try_from(millis).ok();
+    }
+    record.headers = headers(message);
+    record
+}
+
+/// A parked message waits in the partition that it had in its topic, where the partition's owner finds it: it may have no
+/// key, or one that its producer hashed in another way.
+fn park_partition(message: &Message, partitions: u32) -> Option<i32> {
+    if message.headers.is_empty() {
+        return None;
+    }
+    let partition: u32 = message.headers.get_str(names::PARK_PARTITION)?.parse().ok()?;
+    i32::try_from(partition).ok().filter(|_| partition < partitions)
+}
+
+fn headers(message: &Message) -> Option<OwnedHeaders> {
+    let own: [(&str, &str); 2] = [(MESSAGE_ID, &message.id), (CONTENT_TYPE, &message.content_type)];
+    let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+    let count = own.clone().count() + message.headers.len();
+    if count == 0 {
+        return None;
+    }
+    let mut headers = OwnedHeaders::new_with_capacity(count);
+    for (key, value) in own {
+        headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
+    }
+    for (key, value) in message.headers.iter() {
+        headers = headers.insert(Header { key, value: value.map(|v| &**v) });
+    }
+    Some(headers)
+}
+
+/// The message of a record.
+pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString) -> Message {
+    let copy = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
+    let mut message = Message::new(topic.clone(), Bytes::new());
+    message.data = copy(record.payload());
+    message.key = copy(record.key());
+    message.time = record.timestamp().to_millis().map_or(UNIX_EPOCH, time);
+    if let Some(headers) = record.headers() {
+        take_headers(&mut message, headers);
+    }
+    message
+}
+
+/// A time as brokers say it.
+pub(crate) fn time(millis: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+fn take_headers(message: &mut Message, headers: &BorrowedHeaders) {
+    for index in 0..headers.count() {
+        // The client panics over a name that is not UTF-8, which anybody may write. The rest of the message is sound.
+        let Ok(header) = catch_unwind(AssertUnwindSafe(|| headers.try_get(index))) else {
+            tracing::warn!(topic = %message.topic, "a header whose name is not UTF-8 was left out");
+            continue;
+        };
+        let Some(Header { key, value }) = header else { continue };
+        match (key, value.map(std::str::from_utf8)) {
+            (MESSAGE_ID, Some(Ok(id))) if message.id.is_empty() => message.id = id.into(),
+            (CONTENT_TYPE, Some(Ok(kind))) if message.content_type.is_empty() => {
+                message.content_type = kind.into();
+            }
+            _ => match value {
+                Some(value) => message.headers.append(key, Bytes::copy_from_slice(value)),
+                None => message.headers.append_null(key),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_and_type_are_headers_before_the_others_and_null_stays_null() {
+        let mut message = Message::new("t", "x").with_id("7").with_content_type("text/plain");
+        message.headers.append("a", "");
+        message.headers.append_null("b");
+        let headers = headers(&message).unwrap();
+        let all: Vec<_> = headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect();
+        let text = |t: &str| Some(t.as_bytes().to_vec());
+        assert_eq!(
+            all,
+            [
+                ("message_id".to_owned(), text("7")),
+                ("content_type".to_owned(), text("text/plain")),
+                ("a".to_owned(), text("")),
+                ("b".to_owned(), None),
+            ]
+        );
+        let mut back = Message::new("t", "x");
+        take_headers(&mut back, headers.as_borrowed());
+        assert_eq!(
+            (back.id, back.content_type, back.headers),
+            (message.id, message.content_type, message.headers)
+        );
+    }
+
+    #[test]
+    fn what_is_parked_keeps_its_partition_as_long_as_there_is_one() {
+        let plain = Message::new("t", "x").with_key("k");
+        let parked = plain.clone().with_header(names::PARK_PARTITION, "2");
+        assert_eq!(record(&plain, 3, 0).partition, None);
+        assert_eq!(record(&parked, 3, 0).partition, Some(2));
+        assert_eq!(record(&parked, 2, 0).partition, None);
+    }
+
+    #[test]
+    fn names_that_no_topic_can_have_are_refused() {
+        for bad in ["", "a/b", "ü", "..", &"x".repeat(250)] {
+            assert!(check_topic(bad).is_err(), "{bad:?}");
+        }
+        assert!(check_topic("user.created_2-x").is_ok());
+    }
+}

@@ -1,0 +1,271 @@
+//! Writing: one idempotent producer, whose reports end batches.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use millstream_core::{
+    Durability, Error, ErrorKind, Message, Result, WriteOutcome, WriteReport, Writer, WriterCapabilities,
+};
+use rdkafka::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
+
+use crate::batches::{BATCH_LIMIT, Batch, Batches};
+use crate::cluster::{Cluster, Topic};
+use crate::ears::{self, Ears};
+use crate::settings::Create;
+use crate::{errors, wire};
+
+/// Messages of one call at most.
+const MAX_BATCH: usize = 10_000;
+const _: () = assert!(MAX_BATCH <= BATCH_LIMIT);
+
+/// How long a full queue is waited for before it is looked at again, should no report come.
+const ROOM_WITHIN: Duration = Duration::from_millis(50);
+
+/// Writes to a cluster. Cloning shares it.
+#[derive(Clone)]
+pub struct KafkaWriter {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cluster: Arc<Cluster>,
+    producer: ThreadedProducer<Reports>,
+    batches: Arc<Batches>,
+    closed: AtomicBool,
+}
+
+impl std::fmt::Debug for KafkaWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaWriter").field("cluster", &self.inner.cluster).finish_non_exhaustive()
+    }
+}
+
+/// Takes delivery reports to their batches.
+struct Reports {
+    batches: Arc<Batches>,
+    ears: Ears,
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        ears::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.ears.hear(&error, reason);
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        self.batches.report(opaque, result.as_ref().err().map(|(error, _)| error.clone()));
+    }
+}
+
+impl KafkaWriter {
+    pub(crate) fn new(cluster: Arc<Cluster>) -> Result<Self> {
+        let batches = Arc::new(Batches::default());
+        let reports = Reports { batches: Arc::clone(&batches), ears: Ears::default() };
+        let producer = ThreadedProducer::from_config_and_context(&cluster.settings.producer(), reports)
+            .map_err(|e| errors::of(&e, "the settings of the producer were refused"))?;
+        let inner = Inner { cluster, producer, batches, closed: AtomicBool::new(false) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+impl Drop for Inner {
+    // The client throws away what is on its way when it is dropped.
+    fn drop(&mut self) {
+        let left = self.producer.in_flight_count();
+        if left > 0 {
+            tracing::error!(
+                left,
+                "a writer was dropped with messages on their way, whose outcome nobody knows; close it"
+            );
+        }
+    }
+}
+
+/// Ends the sender's part of a batch, also when the call is dropped.
+struct Sending<'a> {
+    batches: &'a Batches,
+    batch: Arc<Batch>,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.batches.ended(&self.batch);
+    }
+}
+
+impl Inner {
+    fn closed() -> Error {
+        Error::new(ErrorKind::BusIsShutdown, "the writer is closed").fix("open the connection anew")
+    }
+
+    /// What is known of the topics of a batch: of each once.
+    async fn topics(&self, batch: &[Message]) -> HashMap<String, Result<Topic>> {
+        let mut topics = HashMap::new();
+        for message in batch {
+            if !topics.contains_key(&*message.topic) {
+                topics.insert(message.topic.to_string(), self.topic(&message.topic).await);
+            }
+        }
+        topics
+    }
+
+    async fn topic(&self, name: &str) -> Result<Topic> {
+        if self.cluster.settings.create == Create::Assume {
+            wire::check_topic(name)?;
+            return Ok(Topic { partitions: 0, max_message: self.cluster.settings.max_message });
+        }
+        self.cluster.topic(name).await
+    }
+
+    /// Hands a message to the producer, waiting while its queue is full.
+    async fn send(
+        &self,
+        message: &Message,
+        partitions: u32,
+        place: usize,
+        batch: &Batch,
+    ) -> Result<(), KafkaError> {
+        loop {
+            // One that is created before the look at the queue misses no report after it.
+            let room = self.batches.room.notified();
+            let opaque = batch.expect(place);
+            let refused =
+                self.producer.send(wire::record(message, partitions, opaque)).map_err(|(error, _)| error);
+            let Err(error) = refused else { return Ok(()) };
+            // No report will come of this one.
+            self.batches.ended(batch);
+            if error.rdkafka_error_code() != Some(Code::QueueFull) {
+                return Err(error);
+            }
+            let _ = tokio::time::timeout(ROOM_WITHIN, room).await;
+        }
+    }
+
+    /// What a report of failure means.
+    fn outcome(&self, message: &Message, error: &KafkaError) -> WriteOutcome {
+        let told = message.locate(errors::of(error, "the message was not confirmed"));
+        match error.rdkafka_error_code() {
+            // These say that it is not there; all else may have been written before the answer was lost.
+            Some(
+                Code::MessageSizeTooLarge
+                | Code::InvalidMessageSize
+                | Code::InvalidRecord
+                | Code::InvalidMessage
+                | Code::InvalidTimestamp
+                | Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+                | Code::InvalidTopic
+                | Code::TopicAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::PolicyViolation
+                | Code::NotEnoughReplicas
+                | Code::PurgeQueue,
+            ) => {
+                // It may have been deleted or changed since it was asked for.
+                self.cluster.forget(&message.topic);
+                WriteOutcome::Failed(told)
+            }
+            _ => WriteOutcome::Unknown(told),
+        }
+    }
+}
+
+impl Writer for KafkaWriter {
+    fn capabilities(&self) -> WriterCapabilities {
+        let mut can = WriterCapabilities::minimal();
+        // Brokers keep it in memory and sync later; that others have it too is the topic's replication.
+        can.durability = Durability::Server;
+        can.max_message = Some(self.inner.cluster.settings.max_message);
+        can.max_batch = MAX_BATCH;
+        can
+    }
+
+    async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {
+        let inner = &*self.inner;
+        if inner.closed.load(Ordering::Acquire) {
+            return Err(Inner::closed());
+        }
+        let topics = inner.topics(&batch).await;
+        let mut outcomes: Vec<(usize, WriteOutcome)> = Vec::new();
+        let sent = {
+            let sending = Sending { batches: &inner.batches, batch: inner.batches.begin() };
+            // Once more: from here on `close` sees this batch and waits for it.
+            if inner.closed.load(Ordering::Acquire) {
+                return Err(Inner::closed());
+            }
+            for (place, message) in batch.iter().enumerate() {
+                let checked = match topics.get(&*message.topic) {
+                    Some(Ok(topic)) => wire::check(message, topic.max_message).map(|()| topic.partitions),
+                    Some(Err(error)) => Err(again(error)),
+                    None => Ok(0),
+                };
+                let partitions = match checked {
+                    Ok(partitions) => partitions,
+                    Err(error) => {
+                        outcomes.push((place, WriteOutcome::Failed(message.locate(error))));
+                        continue;
+                    }
+                };
+                if let Err(error) = inner.send(message, partitions, place, &sending.batch).await {
+                    let error = message.locate(errors::of(&error, "the message was not taken"));
+                    outcomes.push((place, WriteOutcome::Failed(error)));
+                }
+            }
+            Arc::clone(&sending.batch)
+        };
+        sent.done().await;
+        for (place, error) in sent.take_failed() {
+            outcomes.push((place, inner.outcome(&batch[place], &error)));
+        }
+        if outcomes.is_empty() {
+            return Ok(WriteReport::all_written(batch.len()));
+        }
+        let mut all: Vec<_> = batch.iter().map(|_| WriteOutcome::Written(None)).collect();
+        for (place, outcome) in outcomes {
+            all[place] = outcome;
+        }
+        Ok(WriteReport::each(all))
+    }
+
+    async fn close(&self) -> Result<()> {
+        let inner = &*self.inner;
+        inner.closed.store(true, Ordering::Release);
+        // Each ends within the time a write may take, confirmed or not, and whoever wrote it is told.
+        let ends = async {
+            while !inner.batches.is_idle() {
+                let _ = tokio::time::timeout(ROOM_WITHIN, inner.batches.idle.notified()).await;
+            }
+        };
+        let within = inner.cluster.settings.write_within + Duration::from_secs(5);
+        if tokio::time::timeout(within, ends).await.is_ok() {
+            return Ok(());
+        }
+        let left = inner.producer.in_flight_count();
+        Err(Error::new(ErrorKind::Unknown, format!("{left} messages were not confirmed within {within:?}"))
+            .fix("look whether the brokers run; write these messages again with the same ids"))
+    }
+}
+
+/// The same error for another message.
+fn again(error: &Error) -> Error {
+    let context = error.context();
+    let copy = Error::new(error.kind(), context.message.clone());
+    match &context.fix {
+        Some(fix) => copy.fix(fix.clone()),
+        None => copy,
+    }
+}

@@ -1,0 +1,58 @@
+//! The conformance suite on a real broker, with the group protocols that members can speak.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use millstream_core::{BoxFuture, Connection, Result};
+use millstream_kafka::{Kafka, Protocol};
+use millstream_testkit::conformance::{self, Harness, Scale};
+
+struct Broker {
+    address: String,
+    protocol: Protocol,
+    /// Of this case.
+    number: usize,
+}
+
+fn broker(protocol: Protocol) -> Broker {
+    // Never skipped in silence: who has no broker is told how to get one.
+    let address = std::env::var("MILLSTREAM_KAFKA").expect(
+        "set MILLSTREAM_KAFKA to a broker: `cargo xtask services start kafka` starts one and prints it",
+    );
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    Broker { address, protocol, number: NEXT.fetch_add(1, Ordering::Relaxed) }
+}
+
+impl Harness for Broker {
+    fn connect(&self) -> BoxFuture<'_, Result<Connection>> {
+        Box::pin(async {
+            let builder = Kafka::builder(self.address.clone()).protocol(self.protocol);
+            // Some cases have members that nobody reads for a while, where the contract wants every member read: in a
+            // protocol that asks all of them back at each change, one such holds up the others that long.
+            let builder = builder.lease(Duration::from_secs(6)).revoke_within(Duration::from_secs(3));
+            Ok(builder.connect().await?.connection())
+        })
+    }
+
+    // A group of Kafka spans topics: members of another case would take part in this one's rebalances.
+    fn group(&self, name: &str) -> String {
+        format!("{name}.{}.{}", std::process::id(), self.number)
+    }
+
+    fn scale(&self) -> Scale {
+        let mut scale = Scale::default();
+        scale.quiet = Duration::from_millis(500);
+        scale.patience = Duration::from_secs(20);
+        scale.case = Duration::from_secs(120);
+        scale
+    }
+}
+
+fn main() -> ExitCode {
+    conformance::main(vec![
+        ("range", || broker(Protocol::Range)),
+        ("cooperative", || broker(Protocol::Cooperative)),
+        ("consumer", || broker(Protocol::Consumer)),
+    ])
+}
