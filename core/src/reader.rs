@@ -279,7 +279,8 @@ impl Leases for NoLeases {
 pub struct OpenRequest {
     /// The topic.
     pub topic: ByteString,
-    /// The consumer group; none to browse without leaving a trace.
+    /// The consumer group; none to browse without leaving a trace: what is read then need not be settled, and is not in
+    /// flight.
     pub group: Option<ByteString>,
     /// Where to start if the group has no progress yet; always, without a group.
     pub start: Start,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 
 use crate::steps::{Done, Step};
-use crate::{Error, Result};
+use crate::{Error, Result, tools};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -43,6 +43,9 @@ pub(crate) fn run(options: &Options) -> Result {
         return Ok(());
     }
     let start = Instant::now();
+    if let Err(why) = tools::to_build_c() {
+        eprintln!("{why}: the Kafka driver cannot be built");
+    }
     let mut rows = Vec::new();
     for step in options.steps() {
         eprintln!("\n==> {}: {}", step.name(), step.about());

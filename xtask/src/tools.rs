@@ -33,6 +33,12 @@ pub(crate) fn component(name: &str, probe: &str) -> Result {
     Run::new("rustup").args(["component", "add", name]).run()
 }
 
+/// What builds the C and C++ that some drivers bring.
+pub(crate) fn to_build_c() -> Result<(), String> {
+    system("make", || Run::new("make").arg("--version").succeeds())?;
+    system("g++", || Run::new("c++").arg("--version").succeeds())
+}
+
 /// Makes sure that a tool of the system is there, by the package manager where there is one that we may use. Says why it
 /// is not.
 pub(crate) fn system(package: &str, is_there: impl Fn() -> bool) -> Result<(), String> {

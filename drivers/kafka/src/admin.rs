@@ -1,5 +1,6 @@
 //! Administration: topics, groups, positions, dead letters.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_core::admin::{GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
@@ -193,13 +194,22 @@ impl Admin for KafkaAdmin {
 
     async fn groups(&self, topic: &str) -> Result<Vec<GroupInfo>> {
         let partitions = self.partitions(topic).await?;
+        // The client can only ask for the positions of its own group: each is asked by a client of its own.
+        let ends: BTreeMap<i32, Place> = self.ends(topic, &partitions).await?.into_iter().collect();
         let mut groups = Vec::new();
         for (name, members) in self.all_groups().await? {
-            let (of, numbers) = (topic.to_owned(), partitions.clone());
-            let places = self
-                .as_group(&name, move |asker| positions::ask(asker, &of, &numbers, Start::Earliest, true))
-                .await?;
-            let places = places.map_err(|e| e.group(&*name))?;
+            let (of, numbers, mut places) = (topic.to_owned(), partitions.clone(), ends.clone());
+            let asked = self.as_group(&name, move |asker| {
+                positions::take_committed(asker, &of, &numbers, &mut places).map(|()| places)
+            });
+            let places = match asked.await? {
+                Ok(places) => places,
+                // Another group's trouble hides no group of ours that can be asked.
+                Err(error) => {
+                    tracing::warn!(topic, group = name, %error, "a group is left out");
+                    continue;
+                }
+            };
             if places.values().all(|place| place.committed.is_none()) {
                 // It reads other topics.
                 continue;

@@ -92,11 +92,12 @@ impl Cluster {
 
     /// An error of a question, with the reason that the connection gave for it.
     pub(crate) fn unreachable(&self, error: &KafkaError) -> Error {
-        // Reasons wait to be taken.
-        for _ in 0..32 {
-            if self.asker.poll(Duration::ZERO).is_none() {
+        // Reasons wait to be taken, among other events.
+        for _ in 0..20 {
+            if self.ears.reason().is_some() {
                 break;
             }
+            let _ = self.asker.poll(Duration::from_millis(5));
         }
         let kind = match error.rdkafka_error_code().map_or(ErrorKind::Unavailable, errors::kind_of) {
             ErrorKind::Denied => ErrorKind::Denied,

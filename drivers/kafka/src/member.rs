@@ -40,6 +40,8 @@ pub(crate) struct Member {
     pub(crate) topic: ByteString,
     pub(crate) group: Option<ByteString>,
     pub(crate) start: Start,
+    /// Where partitions ended when it was opened, for a start at what comes from then on.
+    pub(crate) from: BTreeMap<i32, i64>,
     /// The caller chooses the partitions.
     pub(crate) manual: bool,
     /// Where each partition ends, if reading ends at all.
@@ -139,6 +141,7 @@ impl Member {
             topic,
             group,
             start,
+            from: BTreeMap::new(),
             manual,
             ends,
             revoke_within,

@@ -10,6 +10,7 @@ use millstream_core::Error;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
 
@@ -52,7 +53,7 @@ impl ClientContext for Listener {
 impl ConsumerContext for Listener {
     fn rebalance(&self, client: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let member = &self.member;
-        let partitions: Vec<i32> = list.elements().iter().map(|e| e.partition()).collect();
+        let partitions: Vec<i32> = list.elements().iter().map(TopicPartitionListElem::partition).collect();
         tracing::debug!(topic = %member.topic, ?event, ?partitions, "the group changes");
         match event {
             // Assigned by the loop below, which may ask the brokers first.
@@ -161,7 +162,7 @@ impl Thread<'_> {
     /// Takes what the group gave.
     fn assign(&mut self) {
         let Some(given) = self.member.lock().given.clone() else { return };
-        let partitions: Vec<i32> = given.elements().iter().map(|e| e.partition()).collect();
+        let partitions: Vec<i32> = given.elements().iter().map(TopicPartitionListElem::partition).collect();
         let Some((new, list)) = self.prepare(&partitions) else { return };
         self.member.lock().given = None;
         let assigned = if cooperative(&self.client) {
@@ -228,7 +229,10 @@ impl Thread<'_> {
         };
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         let mut new = Vec::with_capacity(partitions.len());
-        for (partition, place) in places {
+        for (partition, mut place) in places {
+            if let (None, Some(from)) = (place.committed, self.member.from.get(&partition)) {
+                place.start = place.low.max(*from);
+            }
             let Some(mut queue) = self.client.split_partition_queue(&topic, partition) else { continue };
             let bell = Arc::clone(&self.member.bell);
             queue.set_nonempty_callback(move || bell.notify_one());

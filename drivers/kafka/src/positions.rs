@@ -60,12 +60,13 @@ pub(crate) fn ask<C: ConsumerContext>(
     }
     if of_group {
         take_committed(consumer, topic, partitions, &mut places)?;
+        tell_gaps(topic, &places);
     }
     Ok(places)
 }
 
 /// What a group has committed, and the start that follows from it.
-fn take_committed<C: ConsumerContext>(
+pub(crate) fn take_committed<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
     partitions: &[i32],
@@ -79,7 +80,15 @@ fn take_committed<C: ConsumerContext>(
         let Offset::Offset(offset) = element.offset() else { continue };
         place.committed = Some(offset);
         place.mark = Some(element.metadata().to_owned()).filter(|mark| !mark.is_empty());
-        let partition = element.partition();
+        place.start = if offset > place.end { place.low } else { offset.max(place.low) };
+    }
+    Ok(())
+}
+
+/// Says what a group that reads on from here has missed.
+fn tell_gaps(topic: &str, places: &BTreeMap<i32, Place>) {
+    for (partition, place) in places {
+        let Some(offset) = place.committed else { continue };
         if offset < place.low {
             let unread = place.low - offset;
             tracing::error!(
@@ -100,9 +109,7 @@ fn take_committed<C: ConsumerContext>(
                  oldest message on"
             );
         }
-        place.start = if offset > place.end { place.low } else { offset.max(place.low) };
     }
-    Ok(())
 }
 
 /// The offset in each partition at a time, or at one of its ends, which the protocol writes as times below zero.

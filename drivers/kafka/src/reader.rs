@@ -109,22 +109,26 @@ impl KafkaReader {
             };
             ends = Some(asked.iter().map(|(p, place)| (*p, end(place))).collect::<BTreeMap<_, _>>());
             places = Some(asked);
-        } else if request.start == Start::Latest && chosen.is_some() {
-            // From now on is now, not when the client has come up.
+        } else if request.start == Start::Latest {
             places = Some(self.places_soon(request, read).await?);
         }
         // Each of its partitions ends where it starts: that needs no client. Most parks are like that.
         let nothing = chosen.is_some()
             && matches!((&ends, &places), (Some(ends), Some(places))
                 if !places.is_empty() && places.iter().all(|(p, place)| place.start >= ends[p]));
-        let member = Arc::new(Member::new(
+        let mut member = Member::new(
             request.topic.clone(),
             request.group.clone(),
             request.start,
             chosen.is_some(),
             ends,
             self.cluster.settings.revoke_within,
-        ));
+        );
+        if let (Start::Latest, Some(places)) = (request.start, &places) {
+            // From now on is now, not when the group has given us partitions.
+            member.from = places.iter().map(|(p, place)| (*p, place.end)).collect();
+        }
+        let member = Arc::new(member);
         let settler = KafkaSettler::new(Arc::clone(&member), Arc::clone(&self.cluster));
         if nothing {
             let new = places.unwrap_or_default().into_iter();

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use millstream_core::{Error, ErrorKind, Message};
+use millstream_core::{Error, ErrorKind, Message, names};
 use rdkafka::Message as _;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
@@ -54,9 +54,10 @@ pub(crate) fn check_topic(topic: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The record of a message, which borrows it.
-pub(crate) fn record(message: &Message, opaque: usize) -> BaseRecord<'_, [u8], [u8], usize> {
+/// The record of a message for a topic of so many partitions, which borrows it.
+pub(crate) fn record(message: &Message, partitions: u32, opaque: usize) -> BaseRecord<'_, [u8], [u8], usize> {
     let mut record = BaseRecord::with_opaque_to(&message.topic, opaque);
+    record.partition = park_partition(message, partitions);
     record.key = message.key.as_deref();
     record.payload = message.data.as_deref();
     // The epoch says that no time was given: then it is now.
@@ -66,6 +67,16 @@ pub(crate) fn record(message: &Message, opaque: usize) -> BaseRecord<'_, [u8], [
     }
     record.headers = headers(message);
     record
+}
+
+/// A parked message waits in the partition that it had in its topic, where the partition's owner finds it: it may have no
+/// key, or one that its producer hashed in another way.
+fn park_partition(message: &Message, partitions: u32) -> Option<i32> {
+    if message.headers.is_empty() {
+        return None;
+    }
+    let partition: u32 = message.headers.get_str(names::PARK_PARTITION)?.parse().ok()?;
+    i32::try_from(partition).ok().filter(|_| partition < partitions)
 }
 
 fn headers(message: &Message) -> Option<OwnedHeaders> {
@@ -151,6 +162,15 @@ mod tests {
             (back.id, back.content_type, back.headers),
             (message.id, message.content_type, message.headers)
         );
+    }
+
+    #[test]
+    fn what_is_parked_keeps_its_partition_as_long_as_there_is_one() {
+        let plain = Message::new("t", "x").with_key("k");
+        let parked = plain.clone().with_header(names::PARK_PARTITION, "2");
+        assert_eq!(record(&plain, 3, 0).partition, None);
+        assert_eq!(record(&parked, 3, 0).partition, Some(2));
+        assert_eq!(record(&parked, 2, 0).partition, None);
     }
 
     #[test]

@@ -149,12 +149,19 @@ impl Inner {
     }
 
     /// Hands a message to the producer, waiting while its queue is full.
-    async fn send(&self, message: &Message, place: usize, batch: &Batch) -> Result<(), KafkaError> {
+    async fn send(
+        &self,
+        message: &Message,
+        partitions: u32,
+        place: usize,
+        batch: &Batch,
+    ) -> Result<(), KafkaError> {
         loop {
             // One that is created before the look at the queue misses no report after it.
             let room = self.batches.room.notified();
             let opaque = batch.expect(place);
-            let refused = self.producer.send(wire::record(message, opaque)).map_err(|(error, _)| error);
+            let refused =
+                self.producer.send(wire::record(message, partitions, opaque)).map_err(|(error, _)| error);
             let Err(error) = refused else { return Ok(()) };
             // No report will come of this one.
             self.batches.ended(batch);
@@ -224,14 +231,19 @@ impl Writer for KafkaWriter {
                 return Err(Inner::closed());
             }
             for (place, message) in batch.iter().enumerate() {
-                let refused = match topics.get(&*message.topic) {
-                    Some(Ok(topic)) => wire::check(message, topic.max_message).err(),
-                    Some(Err(error)) => Some(again(error)),
-                    None => None,
+                let checked = match topics.get(&*message.topic) {
+                    Some(Ok(topic)) => wire::check(message, topic.max_message).map(|()| topic.partitions),
+                    Some(Err(error)) => Err(again(error)),
+                    None => Ok(0),
                 };
-                if let Some(error) = refused {
-                    outcomes.push((place, WriteOutcome::Failed(message.locate(error))));
-                } else if let Err(error) = inner.send(message, place, &sending.batch).await {
+                let partitions = match checked {
+                    Ok(partitions) => partitions,
+                    Err(error) => {
+                        outcomes.push((place, WriteOutcome::Failed(message.locate(error))));
+                        continue;
+                    }
+                };
+                if let Err(error) = inner.send(message, partitions, place, &sending.batch).await {
                     let error = message.locate(errors::of(&error, "the message was not taken"));
                     outcomes.push((place, WriteOutcome::Failed(error)));
                 }

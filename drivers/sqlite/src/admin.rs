@@ -399,11 +399,19 @@ fn dead_letters(
         format!("SELECT {LETTER} FROM millstream_dead NOT INDEXED WHERE topic = ?1 AND id > ?2 ORDER BY id");
     let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
     let mut rows = statement.query([topic_id, after]).map_err(failed)?;
-    let mut letters = Vec::new();
+    let (mut letters, mut last) = (Vec::new(), after);
     while letters.len() < limit
         && let Some(row) = rows.next().map_err(failed)?
     {
         let id: i64 = row.get(0).map_err(failed)?;
+        if id <= last {
+            // Whoever asks for page after page would never come to an end.
+            let what = format!("the dead letter {id} comes behind {last} in their table");
+            return Err(Error::new(ErrorKind::Corrupt, what)
+                .topic(topic)
+                .fix("look at the file with `millstream check`, and restore a backup"));
+        }
+        last = id;
         // One that is damaged must not hide those behind it.
         match letter(row, topic_id, id) {
             Ok(message) => letters.push(StoredDeadLetter::new(id.unsigned_abs(), message)),

@@ -194,6 +194,15 @@ impl Check {
                 seen += 1;
                 let number: i64 = row.get(0).map_err(failed)?;
                 let seq = number.unsigned_abs();
+                if seq <= *at {
+                    // Its pages lead round: the same rows would come again and again.
+                    self.report.problem(
+                        Some(name),
+                        Some(seq),
+                        format!("it comes behind the message {at} in the table"),
+                    );
+                    return Ok(());
+                }
                 if seq > *at + 1 {
                     self.report.problem(Some(name), Some(*at + 1), missing(*at + 1, seq - 1));
                 }
@@ -313,7 +322,16 @@ impl Check {
             let mut seen = 0;
             while let Some(row) = rows.next().map_err(failed)? {
                 seen += 1;
-                at = row.get(0).map_err(failed)?;
+                let id = row.get(0).map_err(failed)?;
+                if id <= at {
+                    self.report.problem(
+                        None,
+                        None,
+                        format!("a row {id} comes behind the row {at} in its table"),
+                    );
+                    return Ok(());
+                }
+                at = id;
                 each(&self.names, &mut self.report, row, at).map_err(failed)?;
             }
             if seen < BLOCK {

@@ -70,6 +70,14 @@ pub(crate) fn run(shared: Arc<Shared>, connection: Connection, identity: Identit
         tracing::error!(%error, "handlers' SQL cannot be kept from Millstream's own tables");
     }
     clock::sleep_exactly();
+    // Whoever wrote to the log before may have been killed too soon to move it. Before anything is written all of it can
+    // be moved, so that the log starts again.
+    if open::wal_size(&writer.shared.path) >= CHECKPOINT_AFTER as u64
+        && let Some(connection) = &writer.connection
+        && let Err(error) = checkpoint::move_rest(connection)
+    {
+        tracing::debug!(path = %writer.shared.path.display(), %error, "what others left in the log stays there");
+    }
     while let Some(requests) = writer.next_requests() {
         writer.round(requests);
     }

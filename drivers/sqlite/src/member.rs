@@ -85,7 +85,11 @@ pub(crate) struct State {
     out_bytes: usize,
     /// Of these, how many may be what kills processes.
     suspects_out: usize,
+    /// What is out counts against the bounds: somebody settles it.
+    settles: bool,
     next_token: u64,
+    /// No lower one is out, of a subscription that nobody has to settle.
+    first_token: u64,
     /// To be read once more: given back, or begun by somebody who is gone.
     again: BTreeSet<u64>,
     /// Messages whose key is parked, to be parked behind it durably.
@@ -283,6 +287,7 @@ impl Member {
         bounds: Bounds,
         end: Option<u64>,
     ) -> Self {
+        let settles = group.is_some();
         Self {
             topic,
             group,
@@ -299,7 +304,9 @@ impl Member {
                 out: foldhash::HashMap::new(),
                 out_bytes: 0,
                 suspects_out: 0,
+                settles,
                 next_token: 0,
+                first_token: 1,
                 again: BTreeSet::new(),
                 to_park: Vec::new(),
                 unreadable: Vec::new(),
@@ -362,6 +369,9 @@ impl Member {
             && state.valid_until > clock::since_boot()
         {
             let taken = state.take(limits, into);
+            if self.group.is_none() {
+                state.forget_all_but(self.bounds.messages);
+            }
             if taken > 0 {
                 return Taken::Some { wants: state.wants(self.bounds) };
             }
@@ -835,10 +845,10 @@ impl State {
                 key: ready.message.key.clone(),
                 from_park: ready.park.is_some(),
                 suspect,
-                size,
+                size: if self.settles { size } else { 0 },
             };
+            self.out_bytes += out.size;
             self.out.insert(self.next_token, out);
-            self.out_bytes += size;
             self.suspects_out += usize::from(suspect);
             let token = Token::new(PartitionId(0), Epoch(0), self.next_token);
             let mut delivery = Delivery::new(ready.message, token).at(Position(seq)).delivered(deliveries);
@@ -848,6 +858,14 @@ impl State {
             bytes += size;
         }
         count
+    }
+
+    /// Who only browses need not settle: of what was yielded no more is remembered than may be in flight.
+    fn forget_all_but(&mut self, most: usize) {
+        while self.out.len() > most {
+            self.done(self.first_token);
+            self.first_token += 1;
+        }
     }
 
     /// Whether all that was asked for is read and yielded.

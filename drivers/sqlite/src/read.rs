@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use foldhash::HashSet;
-use millstream_core::{Error, Message, Result};
+use millstream_core::{Error, ErrorKind, Message, Result};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::hub::{Request, Shared};
@@ -315,6 +315,12 @@ fn read_block(
     while let Some(row) = rows.next().map_err(failed)? {
         seen += 1;
         let seq: u64 = row.get(0).map_err(failed)?;
+        if seq <= reached {
+            // Its pages lead round: the same rows would come again and again.
+            let what = format!("the message {seq} comes behind {reached} in the topic's table");
+            return Err(Error::new(ErrorKind::Corrupt, what)
+                .fix("stop, look at the file with `millstream check`, and restore a backup"));
+        }
         if seq != reached + 1 && (reached != from || topics::first(connection, topic.id)? != seq) {
             missing(shared, member, reached + 1, seq - 1);
         }

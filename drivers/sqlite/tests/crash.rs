@@ -60,6 +60,18 @@ async fn child() {
             println!("holds {}", held.len());
             std::future::pending::<()>().await;
         }
+        "publish" => {
+            for _ in 0..6 {
+                let large = |n| {
+                    let mut message = message(n, "k");
+                    message.data = Some(vec![b'x'; 64 << 10].into());
+                    message
+                };
+                publish(&store, (0..8).map(large).collect()).await;
+            }
+            println!("has published");
+            std::future::pending::<()>().await;
+        }
         "die of one" => loop {
             for delivery in member.try_read(10).await.unwrap() {
                 if delivery.message.id.contains("killer") {
@@ -118,4 +130,22 @@ async fn a_message_that_kills_its_process_is_counted_and_its_neighbours_are_not_
     }
     assert!(killer.unwrap() >= 8, "counted as delivery {killer:?}");
     assert!(most <= 5, "a neighbour was counted as delivery {most}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_are_killed_before_they_wrote_much_do_not_let_the_log_grow() {
+    // Given a file that somebody has open who writes nothing, and lives too short to have a checkpoint of their own.
+    let file = File::new();
+    let _idle = file.open().await;
+    let (lives, each) = (16, 3 << 20);
+    for _ in 0..lives {
+        let mut process = Process::start(&file.path(), "publish");
+        process.says("has published");
+        process.kill();
+    }
+    // Then the log was moved into the file meanwhile.
+    let mut log = file.path().into_os_string();
+    log.push("-wal");
+    let size = std::fs::metadata(log).unwrap().len();
+    assert!(size < 24 << 20, "{size} bytes are in the log, of {} written", lives * each);
 }

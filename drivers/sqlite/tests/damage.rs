@@ -130,3 +130,51 @@ async fn a_damaged_message_in_a_park_does_not_hold_up_its_key() {
     drop(one);
     assert!(member(&store).await.soon().await.is_empty());
 }
+
+/// Lets an inner page of the topic's table lead to itself where it leads to its second leaf: its rows go round.
+fn lead_round(file: &File) {
+    const PAGE: usize = 4_096;
+    const INNER: u8 = 5;
+    let root: usize = file
+        .connection()
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'millstream_log_1'", [], |row| row.get(0))
+        .unwrap();
+    file.connection().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let mut bytes = std::fs::read(file.path()).unwrap();
+    let page = &mut bytes[(root - 1) * PAGE..root * PAGE];
+    assert_eq!(page[0], INNER, "there are enough messages for more than one leaf");
+    // The second of its cells, which begins with the number of a page.
+    let cell = usize::from(u16::from_be_bytes([page[14], page[15]]));
+    page[cell..cell + 4].copy_from_slice(&u32::try_from(root).unwrap().to_be_bytes());
+    std::fs::write(file.path(), bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_leads_to_itself_is_an_error_and_nobody_reads_it_round_and_round() {
+    let file = File::new();
+    let store = file.apart().await;
+    publish(&store, messages(2_000)).await;
+    drop(store);
+    lead_round(&file);
+
+    let path = file.path();
+    let report = tokio::task::spawn_blocking(move || millstream_sqlite::check(&path));
+    let report =
+        tokio::time::timeout(common::PATIENCE, report).await.expect("the check ends").unwrap().unwrap();
+    assert!(!report.is_clean());
+
+    let store = file.apart().await;
+    let mut member = member(&store).await;
+    let mut came = Vec::new();
+    let error = loop {
+        let read = tokio::time::timeout(common::PATIENCE, member.try_read(100)).await.expect("reading ends");
+        match read {
+            Ok(deliveries) => came.extend(deliveries),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    let mut once = ids(&came);
+    once.dedup();
+    assert_eq!(once.len(), came.len(), "what came, came once");
+}

@@ -27,7 +27,7 @@ pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     }
     workers("fsync", KIND, seed, |arena| {
         arena.wait_all_ready()?;
-        for _ in 0..scale.of(60, 5) {
+        for _ in 0..scale.of(300, 5) {
             let which = Which::any(&mut arena.random);
             live_with(arena, SICK, which);
             arena.kill(SICK)?;

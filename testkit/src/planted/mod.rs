@@ -178,6 +178,8 @@ bugs! {
     /// Never comes to the end that was asked for.
     NeverEnds: LOG => "groups::a_group_reads_to_the_end_that_it_asked_for"
         | "groups::browsing_to_the_end_leaves_no_trace",
+    /// Counts what browsers read against their bounds until they settle it.
+    BrowsersHaveToSettle: LOG => "groups::who_browses_need_not_settle",
     /// Brings as much as there is, whatever was asked for.
     IgnoresLimits: LOG => "delivery::a_read_keeps_to_its_limits",
     /// Brings messages when none were asked for.

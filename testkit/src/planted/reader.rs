@@ -74,6 +74,8 @@ impl Reader for PlantedReader {
             }
             _ => {}
         }
+        let bound = (self.bug == Some(Bug::BrowsersHaveToSettle) && request.group.is_none())
+            .then_some(request.max_in_flight);
         let opened = self.inner.open(request).await?;
         let book = SharedBook::default();
         let settler = Arc::new(Mutex::new(opened.settler));
@@ -84,6 +86,7 @@ impl Reader for PlantedReader {
             book: Arc::clone(&book),
             fetched: VecDeque::new(),
             delivered: 0,
+            bound,
             graveyard: Arc::clone(&self.graveyard),
         };
         let planted = Opened::new(source, PlantedSettler { inner: settler, bug: self.bug, book });
@@ -106,6 +109,8 @@ pub(super) struct PlantedSource {
     /// Fetched ahead.
     fetched: VecDeque<Delivery>,
     delivered: u64,
+    /// Messages that it hands out and that nobody settled, at most.
+    bound: Option<usize>,
     graveyard: Graveyard,
 }
 
@@ -195,6 +200,9 @@ impl Source for PlantedSource {
         loop {
             let waits = self.bug == Some(Bug::ReadsWaitForSettlements);
             while waits && !lock(&self.book).held.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            while self.bound.is_some_and(|most| lock(&self.book).held.len() >= most) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             let mut batch = Vec::new();

@@ -5,6 +5,7 @@
 //! again, and two checkouts do not share a server.
 
 mod kafka;
+mod peers;
 
 use clap::{Args, ValueEnum};
 
@@ -40,11 +41,15 @@ pub(crate) fn run(options: &Options) -> Result {
     match options.action {
         Action::Install => {
             kafka::install()?;
-            println!("kafka is installed");
+            peers::of_kafka()?;
+            println!("kafka is installed, and so are the clients of other languages");
         }
         Action::Start => {
             let address = kafka.start()?;
             println!("kafka is ready: {}={address}", kafka::VARIABLE);
+            for (name, value) in peers::of_kafka()? {
+                println!("beside it: {name}={value:?}");
+            }
         }
         Action::Stop => println!("kafka {}", if kafka.stop()? { "is stopped" } else { "was not running" }),
         Action::Status => match kafka.address() {
@@ -74,7 +79,9 @@ impl Servers {
         let kafka = kafka::Cluster::of(1)?;
         let was_running = kafka.address().is_some();
         let address = kafka.start()?;
-        Ok(Self { kafka, variables: vec![(kafka::VARIABLE, address)], was_running })
+        let mut variables = vec![(kafka::VARIABLE, address)];
+        variables.extend(peers::of_kafka()?);
+        Ok(Self { kafka, variables, was_running })
     }
 }
 

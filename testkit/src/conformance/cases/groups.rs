@@ -41,6 +41,12 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case!(
             "groups",
+            who_browses_need_not_settle,
+            browsing,
+            "what is browsed is not in flight: there is nothing to settle (OpenRequest::group)"
+        ),
+        case!(
+            "groups",
             a_group_reads_to_the_end_that_it_asked_for,
             reads_to_end,
             "Read::End says that the end is reached (End)"
@@ -155,6 +161,35 @@ async fn to_end(member: &mut Member) -> Checked<Vec<String>> {
             _ => {}
         }
     }
+}
+
+async fn who_browses_need_not_settle(world: World) -> Checked {
+    world.join("g").await?.close().await?;
+    let message = |n: usize| {
+        let mut message = world.message(&format!("key {}", n % 16));
+        message.data = Some(vec![b'x'; 1 << 10].into());
+        message
+    };
+    let messages: Vec<_> = (0..300).map(message).collect();
+    world.publish(messages).await?;
+    // Far less than there is, by number and by size.
+    let mut request = OpenRequest::new(world.topic().clone()).end(End::Latest);
+    (request.max_in_flight, request.max_bytes) = (20, 64 << 10);
+    let browser = world.harness().connect().await?;
+    let mut opened = browser.reader.open(request).await?;
+    let mut seen = 0;
+    loop {
+        let mut into = Vec::new();
+        let read = opened.source.read(&mut into, ReadLimits::new(20, PLENTY));
+        let read = tokio::time::timeout(world.scale().patience, read).await;
+        let read = read.map_err(|_| Failure::from(format!("nothing more came after {seen} messages")))??;
+        seen += into.len();
+        if matches!(read, Read::End) {
+            break;
+        }
+    }
+    ensure!(seen == 300, "{seen} of 300 messages were there to be browsed");
+    Ok(())
 }
 
 async fn browsing_to_the_end_leaves_no_trace(world: World) -> Checked {
