@@ -191,7 +191,7 @@ async fn connect(options: &Options) -> Result<Kafka> {
         match builder.connect().await {
             Ok(kafka) => return Ok(kafka),
             Err(error) if error.is_retryable() && Instant::now() < until => {
-                tokio::time::sleep(200.ms()).await
+                tokio::time::sleep(200.ms()).await;
             }
             Err(error) => return Err(error.into()),
         }
