@@ -170,7 +170,9 @@ impl Arena {
             without_dedup: launch.without_dedup,
         };
         let launch = launch.of_one_life(self.beside(&format!("{}.strace", options.name())));
-        let running = Running::start(&launch, &options, self.stderr(&options.name()))?;
+        let arguments = std::iter::once("worker".to_owned()).chain(options.arguments()).collect();
+        let (name, publishers) = (options.name(), options.publishers);
+        let running = Running::start(&launch, name, publishers, arguments, self.stderr(&options.name()))?;
         self.deeds.lives.push(Life {
             name: options.name(),
             journal: options.journal,

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::launch::Launch;
-use crate::worker::Options;
 use crate::{Result, journal};
 
 /// How far a worker says it is.
@@ -57,9 +56,14 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a worker; what it says on stderr goes to a file.
-    pub(crate) fn start(launch: &Launch, options: &Options, stderr: PathBuf) -> Result<Self> {
-        let arguments = std::iter::once("worker".to_owned()).chain(options.arguments()).collect();
+    /// Starts a worker of this name and with so many publishers; what it says on stderr goes to a file.
+    pub(crate) fn start(
+        launch: &Launch,
+        name: String,
+        publishers: u32,
+        arguments: Vec<String>,
+        stderr: PathBuf,
+    ) -> Result<Self> {
         let mut child = launch
             .command(&std::env::current_exe()?, arguments)
             .stdin(Stdio::piped())
@@ -67,7 +71,7 @@ impl Running {
             .stderr(File::create(stderr)?)
             .spawn()?;
         let progress = Arc::new(Progress::default());
-        progress.publishing.store(u64::from(options.publishers), Ordering::Release);
+        progress.publishing.store(u64::from(publishers), Ordering::Release);
         let (tell, ready) = sync_channel(1);
         let stdin = child.stdin.take();
         if let Some(stdout) = child.stdout.take() {
@@ -82,7 +86,7 @@ impl Running {
                 }
             });
         }
-        Ok(Self { child, stdin, ready, is_ready: false, name: options.name(), progress })
+        Ok(Self { child, stdin, ready, is_ready: false, name, progress })
     }
 
     /// Waits until it reads and publishes, or has ended; says whether it does.

@@ -14,6 +14,7 @@ mod disk;
 mod events;
 mod journal;
 mod judge;
+mod kafka;
 mod launch;
 mod profiles;
 mod report;
@@ -31,7 +32,7 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::profiles::{Profile, Scale};
+use crate::profiles::{Like, Profile, Scale};
 use crate::report::Row;
 
 /// Any failure; its text is what the user reads.
@@ -52,6 +53,9 @@ enum Command {
     /// One of the processes that are broken; started by `run`.
     #[command(hide = true)]
     Worker(worker::Options),
+    /// One of the members of a group on Kafka that are broken; started by `run`.
+    #[command(hide = true)]
+    KafkaWorker(kafka::worker::Options),
     /// One that is measured; started by `run`.
     #[command(hide = true)]
     Bulk(bulk::Options),
@@ -65,9 +69,9 @@ enum Command {
 
 #[derive(Args)]
 struct Run {
-    /// Which profiles; all of them by default.
-    #[arg(value_enum)]
-    profiles: Vec<Profile>,
+    /// Which profiles, by their names or what these begin with, such as kafka; all of them by default.
+    #[arg(value_parser = Profile::like)]
+    profiles: Vec<Like>,
     /// How much of it.
     #[arg(long, value_enum, default_value = "full")]
     scale: Scale,
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Run(run) => storm(&run),
         Command::Worker(options) => in_runtime(worker::run(options)).map(|()| true),
+        Command::KafkaWorker(options) => in_runtime(kafka::worker::run(options)).map(|()| true),
         Command::Bulk(options) => in_runtime(bulk::run(options)).map(|()| true),
         Command::Recorded(options) => in_runtime(profiles::power::run_recorded(options)).map(|()| true),
         Command::Scripted(options) => in_runtime(profiles::ioerror::run_scripted(options)).map(|()| true),
@@ -111,7 +116,8 @@ fn in_runtime(work: impl Future<Output = Result>) -> Result {
 /// Runs the profiles; says whether all went well.
 fn storm(run: &Run) -> Result<bool> {
     let seed = run.seed.unwrap_or_else(|| journal::now() / 1_000_000 % 1_000_000_000);
-    let profiles = if run.profiles.is_empty() { Profile::all() } else { run.profiles.clone() };
+    let named: Vec<Profile> = run.profiles.iter().flat_map(|Like(profiles)| profiles).copied().collect();
+    let profiles = if named.is_empty() { Profile::all() } else { named };
     let rounds = match profiles.as_slice() {
         [profile] => {
             let row = hold(*profile, run.scale, seed);

@@ -1,18 +1,23 @@
-//! A driver's reader with somebody who writes down what it delivers and what becomes of each settlement.
+//! A driver's reader with somebody who writes down what it delivers and what becomes of each settlement; and its writer
+//! with somebody who writes down what may have been written though nobody knows.
+//!
+//! Of a log, a settlement is a position: it settles whatever was delivered before it in its partition. What is delivered
+//! names its place there, behind the worker's name, such as `2.14 3/177`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytestring::ByteString;
 use millstream_core::{
-    Capabilities, Delivery, Epoch, LeasePlan, OpenRequest, Opened, PartitionId, Read, ReadLimits, Reader,
-    Result, Settled, Settlement, Settler, Source, TokenId,
+    Capabilities, Delivery, End, Epoch, ErrorKind, LeasePlan, Message, OpenRequest, Opened, PartitionId,
+    Read, ReadLimits, Reader, Result, SettleMode, Settled, Settlement, Settler, Source, TokenId,
+    WriteOutcome, WriteReport, Writer, WriterCapabilities,
 };
 use millstream_testkit::ledger::{Ending, Record};
 
 use crate::journal::{self, Journal};
 
-/// A reader whose groups are watched. What is read without a group is not.
+/// A reader whose groups are watched. What is read without a group is not, nor is what is only looked through to an end.
 #[derive(Debug)]
 pub(crate) struct Watched<R> {
     inner: R,
@@ -32,13 +37,45 @@ struct Watch {
     journal: Arc<Journal>,
     worker: ByteString,
     group: ByteString,
+    /// Settlements are positions.
+    is_log: bool,
     /// The ids of what is delivered and not settled.
-    out: Mutex<HashMap<TokenId, ByteString>>,
+    out: Mutex<BTreeMap<TokenId, ByteString>>,
 }
 
 impl Watch {
-    fn out(&self) -> MutexGuard<'_, HashMap<TokenId, ByteString>> {
+    fn out(&self) -> MutexGuard<'_, BTreeMap<TokenId, ByteString>> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn delivered(&self, delivery: &Delivery) {
+        let TokenId { partition, id, .. } = delivery.token.id();
+        let worker = if self.is_log {
+            format!("{} {}/{id}", self.worker, partition.0).into()
+        } else {
+            self.worker.clone()
+        };
+        self.journal.write(Record::delivered(delivery, self.group.clone(), worker));
+        self.out().insert(delivery.token.id(), delivery.message.id.clone());
+    }
+
+    /// Takes out what ended with the settlement of this token.
+    fn take(&self, token: TokenId, outcome: &Settled) -> Vec<ByteString> {
+        let mut out = self.out();
+        match outcome {
+            // These are still ours, and are settled again.
+            Settled::Failed { .. } | Settled::EffectsFailed(_) => {
+                out.get(&token).cloned().into_iter().collect()
+            }
+            // A later position settles it as well.
+            Settled::Unknown(_) if self.is_log => out.get(&token).cloned().into_iter().collect(),
+            _ if self.is_log => {
+                let first = TokenId { id: 0, ..token };
+                let tokens: Vec<TokenId> = out.range(first..=token).map(|(token, _)| *token).collect();
+                tokens.into_iter().filter_map(|token| out.remove(&token)).collect()
+            }
+            _ => out.remove(&token).into_iter().collect(),
+        }
     }
 }
 
@@ -52,11 +89,13 @@ impl<R: Reader> Reader for Watched<R> {
     }
 
     async fn open(&self, request: OpenRequest) -> Result<Opened<Self::Source, Self::Settler, Self::Leases>> {
-        let watch = request.group.clone().map(|group| {
+        let watched = request.group.clone().filter(|_| request.end == End::Never);
+        let watch = watched.map(|group| {
             Arc::new(Watch {
                 journal: Arc::clone(&self.journal),
                 worker: self.worker.clone(),
                 group,
+                is_log: self.capabilities().settle == SettleMode::Cumulative,
                 out: Mutex::default(),
             })
         });
@@ -83,9 +122,7 @@ impl<S: Source> Source for WatchedSource<S> {
         // No await from here on: what was handed over is written down.
         if let Some(watch) = &self.watch {
             for delivery in into.iter().skip(before) {
-                let record = Record::delivered(delivery, watch.group.clone(), watch.worker.clone());
-                watch.journal.write(record);
-                watch.out().insert(delivery.token.id(), delivery.message.id.clone());
+                watch.delivered(delivery);
             }
         }
         Ok(read)
@@ -122,12 +159,7 @@ impl<T: Settler> Settler for WatchedSettler<T> {
         let began = journal::now();
         let outcomes = self.inner.settle(batch).await;
         for ((token, verdict), outcome) in sent.into_iter().zip(&outcomes) {
-            // Failed and undone ones are still ours, and are settled again.
-            let ours = matches!(outcome, Settled::Failed { .. } | Settled::EffectsFailed(_));
-            let mut out = watch.out();
-            let id = if ours { out.get(&token).cloned() } else { out.remove(&token) };
-            drop(out);
-            if let Some(id) = id {
+            for id in watch.take(token, outcome) {
                 watch.journal.write_at(began, Record::settled(id, watch.group.clone(), verdict, outcome));
             }
         }
@@ -139,6 +171,49 @@ impl<T: Settler> Settler for WatchedSettler<T> {
     }
 
     async fn close(self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+/// A writer that is watched.
+#[derive(Debug)]
+pub(crate) struct WatchedWriter<W> {
+    inner: W,
+    journal: Arc<Journal>,
+}
+
+impl<W> WatchedWriter<W> {
+    pub(crate) fn new(inner: W, journal: Arc<Journal>) -> Self {
+        Self { inner, journal }
+    }
+}
+
+impl<W: Writer> Writer for WatchedWriter<W> {
+    fn capabilities(&self) -> WriterCapabilities {
+        self.inner.capabilities()
+    }
+
+    async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {
+        let ids: Vec<ByteString> = batch.iter().map(|message| message.id.clone()).collect();
+        let maybe = |id: &ByteString| self.journal.write(Record::MaybeWritten { id: id.clone() });
+        let outcomes = match self.inner.write(batch).await {
+            Ok(report) => report.into_outcomes(),
+            Err(error) => {
+                if error.kind() == ErrorKind::Unknown {
+                    ids.iter().for_each(maybe);
+                }
+                return Err(error);
+            }
+        };
+        for (id, outcome) in ids.iter().zip(&outcomes) {
+            if matches!(outcome, WriteOutcome::Unknown(_)) {
+                maybe(id);
+            }
+        }
+        Ok(WriteReport::each(outcomes))
+    }
+
+    async fn close(&self) -> Result<()> {
         self.inner.close().await
     }
 }

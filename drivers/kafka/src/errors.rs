@@ -59,9 +59,17 @@ fn fix_of(kind: ErrorKind) -> &'static str {
     }
 }
 
+/// The code of an error. The client library keeps that of a question of administration to itself.
+pub(crate) fn code_of(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        _ => error.rdkafka_error_code(),
+    }
+}
+
 /// An error of a call, with what was tried.
 pub(crate) fn of(error: &KafkaError, what: &str) -> Error {
-    let kind = error.rdkafka_error_code().map_or(ErrorKind::Internal, kind_of);
+    let kind = code_of(error).map_or(ErrorKind::Internal, kind_of);
     Error::new(kind, format!("{what}: {error}")).fix(fix_of(kind))
 }
 
@@ -80,6 +88,13 @@ pub(crate) fn broken(error: &tokio::task::JoinError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_of_administration_that_was_not_answered_in_time_can_be_asked_again() {
+        let error = of(&KafkaError::AdminOp(Code::OperationTimedOut), "the topic was not made");
+        assert!(error.kind() == ErrorKind::Timeout && error.is_retryable(), "{error}");
+        assert!(error.to_string().contains("check that the brokers run"), "{error}");
+    }
 
     #[test]
     fn what_passes_can_be_tried_again_and_what_does_not_cannot() {

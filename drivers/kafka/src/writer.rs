@@ -11,7 +11,7 @@ use millstream_core::{
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 
 use crate::batches::{BATCH_LIMIT, Batch, Batches};
@@ -66,7 +66,25 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        self.batches.report(opaque, result.as_ref().err().map(|(error, _)| error.clone()));
+        let told = match result {
+            Ok(record) => Ok(record.offset()),
+            Err((error, _)) => Err(error.clone()),
+        };
+        self.batches.report(opaque, failure(told));
+    }
+}
+
+/// Why a report is no confirmation, if it is none.
+///
+/// A broker's confirmation names a position. The client also reports success without one: of messages whose answer never
+/// came, once a later batch of their partition is confirmed, since a broker takes no batch out of turn. But one that
+/// never heard of this producer takes any batch first, and when a partition got a new leader while the first batch was
+/// on its way to the old one, that is what happens, and the first batch is nowhere.
+fn failure(told: Result<i64, KafkaError>) -> Option<KafkaError> {
+    match told {
+        Ok(0..) => None,
+        Ok(_) => Some(KafkaError::NoMessageReceived),
+        Err(error) => Some(error),
     }
 }
 
@@ -156,6 +174,11 @@ impl Inner {
 
     /// What a report of failure means.
     fn outcome(&self, message: &Message, error: &KafkaError) -> WriteOutcome {
+        if matches!(error, KafkaError::NoMessageReceived) {
+            let what = "no broker confirmed the message: only a later one of its partition was confirmed";
+            let error = Error::new(ErrorKind::Unknown, what).fix("write it again, with the same id");
+            return WriteOutcome::Unknown(message.locate(error));
+        }
         let told = message.locate(errors::of(error, "the message was not confirmed"));
         match error.rdkafka_error_code() {
             // These say that it is not there; all else may have been written before the answer was lost.
@@ -267,5 +290,18 @@ fn again(error: &Error) -> Error {
     match &context.fix {
         Some(fix) => copy.fix(fix.clone()),
         None => copy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_success_without_a_position_is_what_the_client_concludes_and_no_confirmation() {
+        assert!(failure(Ok(0)).is_none());
+        // What the client writes where it has no position: -1001.
+        assert!(matches!(failure(Ok(-1_001)), Some(KafkaError::NoMessageReceived)));
+        assert!(matches!(failure(Err(KafkaError::Canceled)), Some(KafkaError::Canceled)));
     }
 }

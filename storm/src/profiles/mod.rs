@@ -7,6 +7,7 @@ mod four;
 mod fsync;
 mod full;
 pub(crate) mod ioerror;
+mod kafka;
 mod kill;
 mod memory;
 mod mixed;
@@ -23,6 +24,7 @@ use clap::ValueEnum;
 use millstream_testkit::ledger::Ledger;
 
 use crate::arena::{Arena, Kind};
+use crate::kafka::worker::Sharing;
 use crate::report::Row;
 use crate::{Result, judge, scratch};
 
@@ -96,11 +98,34 @@ pub(crate) enum Profile {
     SqliteSoak,
     #[value(name = "memory-soak")]
     MemorySoak,
+    #[value(name = "kafka-cluster")]
+    KafkaCluster,
+    #[value(name = "kafka-cooperative")]
+    KafkaCooperative,
 }
+
+/// The profiles that a word means.
+#[derive(Debug, Clone)]
+pub(crate) struct Like(pub(crate) Vec<Profile>);
 
 impl Profile {
     pub(crate) fn all() -> Vec<Self> {
         Self::value_variants().to_vec()
+    }
+
+    /// The profile of this name, or all whose names begin with this word, such as a driver's.
+    pub(crate) fn like(name: &str) -> Result<Like, String> {
+        let all = Self::all();
+        if let Some(one) = all.iter().find(|profile| profile.name() == name) {
+            return Ok(Like(vec![*one]));
+        }
+        let begins = |profile: &Self| profile.name().split_once('-').is_some_and(|(word, _)| word == name);
+        let some: Vec<Self> = all.iter().copied().filter(begins).collect();
+        if some.is_empty() {
+            let names: Vec<&str> = all.iter().map(|profile| profile.name()).collect();
+            return Err(format!("there is no such profile; there are: {}", names.join(", ")));
+        }
+        Ok(Like(some))
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -123,6 +148,8 @@ impl Profile {
             Self::MemoryMemory => "memory-memory",
             Self::SqliteSoak => "sqlite-soak",
             Self::MemorySoak => "memory-soak",
+            Self::KafkaCluster => "kafka-cluster",
+            Self::KafkaCooperative => "kafka-cooperative",
         }
     }
 
@@ -146,6 +173,10 @@ impl Profile {
                 "much is published in little memory while handlers stall"
             }
             Self::SqliteSoak | Self::MemorySoak => "a million messages: memory, files, threads and tasks",
+            Self::KafkaCluster => {
+                "three brokers and four members, killed and stopped, and the network between them"
+            }
+            Self::KafkaCooperative => "the same with cooperative rebalancing",
         }
     }
 
@@ -169,6 +200,8 @@ impl Profile {
             Self::MemoryMemory => memory::memory(scale),
             Self::SqliteSoak => soak::sqlite(scale),
             Self::MemorySoak => soak::memory(scale),
+            Self::KafkaCluster => kafka::cluster(scale, Sharing::Range, seed),
+            Self::KafkaCooperative => kafka::cluster(scale, Sharing::Cooperative, seed),
         }
     }
 }
@@ -202,4 +235,18 @@ fn workers_on(
         Ledger::save(&judged.entries, &folder.join("merged.journal"))?;
     }
     Ok(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_means_the_profile_of_that_name_or_those_that_begin_with_it() {
+        let names =
+            |word| Profile::like(word).map(|like| like.0.iter().map(|p| p.name()).collect::<Vec<_>>());
+        assert_eq!(names("sqlite-four").unwrap(), ["sqlite-four"]);
+        assert_eq!(names("kafka").unwrap(), ["kafka-cluster", "kafka-cooperative"]);
+        assert!(names("kaf").unwrap_err().contains("kafka-cluster"));
+    }
 }

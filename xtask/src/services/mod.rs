@@ -60,6 +60,11 @@ pub(crate) fn run(options: &Options) -> Result {
     Ok(())
 }
 
+/// The folder of Kafka's jars, for who starts brokers by himself; they are brought into the cache if they are not there.
+pub(crate) fn kafka_jars() -> Result<std::path::PathBuf> {
+    kafka::install()
+}
+
 /// The servers that tests need, running as long as this lives.
 pub(crate) struct Servers {
     kafka: kafka::Cluster,
