@@ -75,8 +75,8 @@ pub(crate) struct Outcome {
     pub(crate) left_out: Option<String>,
 }
 
-/// Runs all profiles at the CI's scale. The commit decides the seed: each gets another storm, and the same one gets
-/// the same again.
+/// Runs the profiles of the embedded drivers at the CI's scale. The commit decides the seed: each gets another storm, and
+/// the same one gets the same again.
 pub(crate) fn ci() -> Result<Outcome> {
     let json = std::env::temp_dir().join(format!("millstream-storm-{}.json", std::process::id()));
     install();
