@@ -555,7 +555,7 @@ async fn settle(ground: &Ground, cut: &Cut) -> Checked {
                 let letter = ground.message(format!("letter of {id}"));
                 settlement.verdict = Verdict::Dead(Box::new(letter));
             }
-            4 if can.atomic_emit && emits.is_none() => {
+            4 if can.atomic_emit.is_some() && emits.is_none() => {
                 emits = Some(id.clone());
                 settlement.along_mut().emit = vec![Message::new(other.clone(), "emitted").with_id("emitted")];
             }

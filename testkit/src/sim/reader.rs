@@ -460,7 +460,8 @@ fn settle_in_pool(
     if !held(token) || !others.iter().all(|other| held(*other)) {
         return Settled::Lost;
     }
-    if !others.is_empty() && (!can.atomic_emit && !can.effects || !matches!(settlement.verdict, Verdict::Ack))
+    if !others.is_empty()
+        && (can.atomic_emit.is_none() && !can.effects || !matches!(settlement.verdict, Verdict::Ack))
     {
         return refuse(
             settlement,
@@ -468,7 +469,9 @@ fn settle_in_pool(
             key,
         );
     }
-    if !can.atomic_emit && !settlement.emit().is_empty() || !can.effects && !settlement.effects().is_empty() {
+    if can.atomic_emit.is_none() && !settlement.emit().is_empty()
+        || !can.effects && !settlement.effects().is_empty()
+    {
         return refuse(settlement, "this broker commits nothing along with a verdict", key);
     }
     match &settlement.verdict {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytestring::ByteString;
-use millstream_core::{Error, ErrorKind, Message, Result};
+use millstream_core::{Error, ErrorKind, Message, Result, StoreId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -30,6 +30,7 @@ pub(super) struct Config {
     pub(super) create_topics: bool,
     pub(super) count_deliveries: bool,
     pub(super) seed: u64,
+    pub(super) store: StoreId,
     pub(super) clock: fn() -> SystemTime,
 }
 
@@ -44,6 +45,7 @@ impl Default for Config {
             create_topics: true,
             count_deliveries: true,
             seed: 0,
+            store: StoreId::unique(),
             clock: SystemTime::now,
         }
     }

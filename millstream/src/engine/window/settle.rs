@@ -74,6 +74,9 @@ impl Window {
         if !followers.is_empty() {
             entry.rare().followers = followers;
         }
+        if !emit.is_empty() {
+            entry.rare().emits = emit.len() as u64;
+        }
         let (input, partition, number) = (entry.input, entry.partition(), entry.number);
         let lease_until = entry.lease_until;
         if self.rules.cumulative {
@@ -244,6 +247,9 @@ impl Window {
             && let Some(entry) = self.entries.get_mut(index as usize)
         {
             let rare = entry.take_rare();
+            if done && rare.emits > 0 {
+                self.counts.emit(rare.emits);
+            }
             let mut reservations: Vec<_> = rare.reservation.into_iter().collect();
             self.remove(index, if done { Leaves::ForGood } else { Leaves::ToComeAgain }, now);
             for other in rare.followers {
