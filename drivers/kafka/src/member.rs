@@ -4,7 +4,7 @@
 //! Each partition has a queue of its own in the client, and is read straight from there when the scheduler asks: a
 //! partition that is not read is a queue that is not looked at. Kafka's own pause would throw away what was fetched.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::Duration;
@@ -25,6 +25,7 @@ use crate::arguments::{Lies, Metadata};
 use crate::cluster::Cluster;
 use crate::poll::Listener;
 use crate::positions::Place;
+use crate::together::Emit;
 use crate::wire;
 
 /// The client of a subscription.
@@ -414,6 +415,18 @@ impl Member {
             }
         }
         (ours, positions)
+    }
+
+    /// Which of these are committed already, as far as we were told.
+    pub(crate) fn stale(&self, emits: &[Emit]) -> BTreeSet<((i32, u32), i64)> {
+        let state = self.lock();
+        let done =
+            |(p, _): &(i32, u32), offset| state.parts.get(p).is_some_and(|part| offset < part.committed);
+        emits
+            .iter()
+            .filter(|(part, offset, ..)| done(part, *offset))
+            .map(|(part, offset, ..)| (*part, *offset))
+            .collect()
     }
 
     /// The broker confirmed this.

@@ -35,9 +35,9 @@ pub struct KafkaSettler {
 }
 
 /// A message that commits with another's position: whose partition and offset those are.
-type Emit = ((i32, u32), i64, Message);
+type Sent = ((i32, u32), i64, Message);
 
-fn sent_with(settlement: &Settlement) -> impl Iterator<Item = Emit> {
+fn sent_with(settlement: &Settlement) -> impl Iterator<Item = Sent> {
     let token = settlement.token.id();
     let part = (number(token.partition), token.epoch.0);
     let offset = i64::try_from(token.id).unwrap_or(i64::MAX - 1);
@@ -120,23 +120,23 @@ impl KafkaSettler {
         &mut self,
         transactor: Arc<Mutex<Transactor>>,
         finished: Finished,
-        emits: Vec<Emit>,
-    ) -> BTreeMap<(i32, u32), End> {
+        emits: Vec<Sent>,
+    ) -> (BTreeMap<(i32, u32), End>, BTreeSet<((i32, u32), i64)>) {
         let parts: Vec<_> = finished.keys().copied().collect();
         let all = |end: End| parts.iter().map(|part| (*part, end.clone())).collect::<BTreeMap<_, _>>();
         let mut emitted = Vec::with_capacity(emits.len());
         for (part, last, message) in emits {
             match self.cluster.target(&message.topic).await {
                 Ok(topic) => emitted.push((part, last, message, topic.partitions)),
-                Err(error) => return all(End::TakenBack(Arc::new(error))),
+                Err(error) => return (all(End::TakenBack(Arc::new(error))), BTreeSet::new()),
             }
         }
         let together = Together { finished, emitted, doubtful: !self.doubtful.is_empty() };
         let (member, cluster) = (Arc::clone(&self.member), Arc::clone(&self.cluster));
         let ran = spawn_blocking(move || member.transact(&cluster, &transactor, &together)).await;
-        let Ok(Happened { ours, ended }) = ran else {
+        let Ok(Happened { ours, stale, ended }) = ran else {
             self.doubtful.extend(parts.iter().copied());
-            return all(End::Unknown);
+            return (all(End::Unknown), BTreeSet::new());
         };
         let end = match ended {
             Ended::Committed => End::Done,
@@ -152,7 +152,7 @@ impl KafkaSettler {
         }
         let mut ended = all(End::Lost);
         ended.extend(ours.into_keys().map(|part| (part, end.clone())));
-        ended
+        (ended, stale)
     }
 
     fn settled(&self, end: End, settlement: Settlement) -> Settled {
@@ -189,15 +189,15 @@ impl Settler for KafkaSettler {
             let highest = finished.entry((number(token.partition), token.epoch.0)).or_insert(last);
             *highest = last.max(*highest);
         }
-        let sent: Vec<Emit> = batch.iter().flat_map(sent_with).collect();
+        let sent: Vec<Sent> = batch.iter().flat_map(sent_with).collect();
         let emits = !sent.is_empty();
         let transactor = self.transactor.clone().filter(|_| emits || !self.doubtful.is_empty());
         let together = transactor.is_some();
-        let ended = match (transactor, &self.member.group) {
+        let (ended, stale) = match (transactor, &self.member.group) {
             (Some(transactor), _) => self.transact(transactor, finished, sent).await,
-            (None, Some(_)) if !emits => self.commit(finished).await,
+            (None, Some(_)) if !emits => (self.commit(finished).await, BTreeSet::new()),
             // Without a group nothing is kept, so nothing can fail.
-            _ => finished.into_keys().map(|part| (part, End::Done)).collect(),
+            _ => (finished.into_keys().map(|part| (part, End::Done)).collect(), BTreeSet::new()),
         };
         let settle = |settlement: Settlement| {
             let token = settlement.token.id();
@@ -212,7 +212,11 @@ impl Settler for KafkaSettler {
                 let error = self.locate(error.fix("let the scheduler park, retry and bury messages"));
                 return Settled::Failed { error, settlement: Box::new(settlement) };
             }
-            let end = ended.get(&(number(token.partition), token.epoch.0)).cloned();
+            let part = (number(token.partition), token.epoch.0);
+            if stale.contains(&(part, i64::try_from(token.id).unwrap_or(i64::MAX - 1))) {
+                return Settled::Lost;
+            }
+            let end = ended.get(&part).cloned();
             self.settled(end.unwrap_or(End::Lost), settlement)
         };
         batch.into_iter().map(settle).collect()

@@ -1,5 +1,6 @@
 //! Committing positions together with what handlers sent: in one transaction, or neither.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use millstream_core::{Message, Result};
@@ -14,12 +15,14 @@ use crate::positions;
 use crate::settings::ANSWER_WITHIN;
 use crate::transactor::{Emitted, Ended, Positions, Transactor};
 
+/// What a handler sent: with the offset of its message in which partition, and how many partitions its topic has.
+pub(crate) type Emit = ((i32, u32), i64, Message, u32);
+
 /// What is to be there together.
 pub(crate) struct Together {
     /// The last finished message of each partition.
     pub(crate) finished: Finished,
-    /// What was sent by the handlers of which message, and how many partitions its topic has.
-    pub(crate) emitted: Vec<((i32, u32), i64, Message, u32)>,
+    pub(crate) emitted: Vec<Emit>,
     /// How the last transaction ended is not known.
     pub(crate) doubtful: bool,
 }
@@ -28,6 +31,8 @@ pub(crate) struct Together {
 pub(crate) struct Happened {
     /// What of the finished was still ours.
     pub(crate) ours: Finished,
+    /// What had been committed before, by position: nothing that it came with was written.
+    pub(crate) stale: BTreeSet<((i32, u32), i64)>,
     pub(crate) ended: Ended,
 }
 
@@ -45,8 +50,9 @@ impl Member {
         let _gate = self.gate();
         let (ours, mut positions) = self.ours(&together.finished);
         if ours.is_empty() {
-            return Happened { ours, ended: Ended::Committed };
+            return Happened { ours, stale: BTreeSet::new(), ended: Ended::Committed };
         }
+        let stale = self.stale(&together.emitted);
         let mut transactor = transactor.lock().unwrap_or_else(PoisonError::into_inner);
         let ran = self.as_committer(cluster, |client| {
             let mut before = Finished::new();
@@ -62,7 +68,7 @@ impl Member {
             let emitted: Vec<Emitted<'_>> = together
                 .emitted
                 .iter()
-                .filter(|(part, offset, ..)| is_open(part, *offset))
+                .filter(|(part, offset, ..)| is_open(part, *offset) && !stale.contains(&(*part, *offset)))
                 .map(|(.., message, partitions)| (message, *partitions))
                 .collect();
             positions.retain(|(p, next, _)| ours.keys().any(|part| part.0 == *p && is_open(part, *next - 1)));
@@ -82,7 +88,7 @@ impl Member {
         if matches!(ended, Ended::Committed) {
             self.committed(&ours);
         }
-        Happened { ours, ended }
+        Happened { ours, stale, ended }
     }
 
     /// The last message that the group has committed of each of these partitions, once no transaction is open on it.

@@ -88,6 +88,7 @@ impl Shape {
                 can.browse = true;
                 can.starts = Starts::ALL;
                 can.marks = true;
+                can.atomic_emit = config.transactions.then_some(config.store);
             }
         }
         can

@@ -103,12 +103,12 @@ impl Window {
             self.entries[*other as usize].stage = Stage::Settling;
         }
         if reservations.is_empty() && emit.is_empty() {
-            self.settle_with(index, rest, emit, effects);
+            self.settle_with(index, rest, emit, effects, now);
             return;
         }
         if reservations.is_empty() && self.rules.atomic_emit {
             if !self.rules.cumulative {
-                self.settle_with(index, rest, emit, effects);
+                self.settle_with(index, rest, emit, effects, now);
                 return;
             }
             // A batch may lie in several partitions, whose positions do not move together.

@@ -84,14 +84,14 @@ impl Window {
         let Some(entry) = self.entries.get_mut(out.index as usize) else { return };
         let effects = entry.take_effects();
         if let Load::Ride(emit) = out.load {
-            self.settle_with(out.index, out.rest, emit, effects);
+            self.settle_with(out.index, out.rest, emit, effects, now);
         } else if effects.is_empty() {
             self.complete(out.index, out.then, now);
             for other in &out.rest {
                 self.complete(*other, out.then, now);
             }
         } else {
-            self.settle_with(out.index, out.rest, Vec::new(), effects);
+            self.settle_with(out.index, out.rest, Vec::new(), effects, now);
         }
     }
 
