@@ -12,7 +12,7 @@ use rdkafka::Offset;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::cluster::{Asker, Cluster, options};
 use crate::member::number;
@@ -29,6 +29,9 @@ const OFFSET_BITS: u32 = 44;
 
 /// And above that, in which topic it lies. A JavaScript number still holds what lies in ours.
 const KIND_SHIFT: u32 = 61;
+
+/// Groups that are asked at the same time how far they are.
+const AT_ONCE: usize = 16;
 
 /// Bytes of dead letters read ahead.
 const PAGE_BYTES: usize = 16 << 20;
@@ -68,6 +71,22 @@ impl KafkaAdmin {
     ) -> Result<T> {
         let asker = self.cluster.new_group(group)?;
         spawn_blocking(move || question(&asker)).await.map_err(|e| errors::broken(&e))
+    }
+
+    /// Begins to ask how far a group is. The client can only ask for the positions of its own group, so each is asked by a
+    /// client of its own, which is not kept.
+    fn ask_group(
+        &self,
+        group: &str,
+        topic: &str,
+        ends: &BTreeMap<i32, Place>,
+    ) -> Result<JoinHandle<Result<BTreeMap<i32, Place>>>> {
+        let asker = self.cluster.new_group(group)?;
+        let (of, mut places) = (topic.to_owned(), ends.clone());
+        let numbers: Vec<i32> = ends.keys().copied().collect();
+        Ok(spawn_blocking(move || {
+            positions::take_committed(&asker, &of, &numbers, &mut places).map(|()| places)
+        }))
     }
 
     /// The ends of all partitions of a topic.
@@ -209,15 +228,18 @@ impl Admin for KafkaAdmin {
 
     async fn groups(&self, topic: &str) -> Result<Vec<GroupInfo>> {
         let partitions = self.partitions(topic).await?;
-        // The client can only ask for the positions of its own group: each is asked by a client of its own.
         let ends: BTreeMap<i32, Place> = self.ends(topic, &partitions).await?.into_iter().collect();
         let mut groups = Vec::new();
-        for (name, members) in self.all_groups().await? {
-            let (of, numbers, mut places) = (topic.to_owned(), partitions.clone(), ends.clone());
-            let asked = self.as_group(&name, move |asker| {
-                positions::take_committed(asker, &of, &numbers, &mut places).map(|()| places)
-            });
-            let places = match asked.await? {
+        let all = self.all_groups().await?;
+        let mut asked = Vec::with_capacity(all.len());
+        for some in all.chunks(AT_ONCE) {
+            let asking: Vec<_> = some.iter().map(|(name, _)| self.ask_group(name, topic, &ends)).collect();
+            for ((name, members), asking) in some.iter().zip(asking) {
+                asked.push((name.clone(), *members, asking?.await.map_err(|e| errors::broken(&e))?));
+            }
+        }
+        for (name, members, places) in asked {
+            let places = match places {
                 Ok(places) => places,
                 // Another group's trouble hides no group of ours that can be asked.
                 Err(error) => {
