@@ -39,11 +39,13 @@ pub(crate) fn run(shared: &Shared, mut connection: Connection) {
     let mut failed = false;
     let mut cut = Instant::now();
     loop {
-        let rung = shared.checkpoint_bell.wait(IDLE);
+        // One that failed is tried again by itself: on a disk that is full now and then, the log would grow at each try
+        // that meets it so, until it has taken all the room that the file would need.
+        let rung = shared.checkpoint_bell.wait(if failed { EVERY } else { IDLE });
         if rung.shut {
             return;
         }
-        if !rung.rung {
+        if !rung.rung && !failed {
             continue;
         }
         match move_most(&connection) {
