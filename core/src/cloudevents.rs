@@ -145,12 +145,14 @@ pub fn unpack(message: &mut Message, prefix: &str) -> Result<()> {
     if !version.starts_with("1.") {
         return Err(bad("its specversion is not 1.x"));
     }
-    let content_type = match object.get("datacontenttype") {
+    // One that is null was left out; but null may be the data itself.
+    let told = |name: &str| object.get(name).filter(|raw| raw.get() != "null");
+    let content_type = match told("datacontenttype") {
         Some(raw) => text(raw),
         None if object.contains_key("data") => "application/json".to_owned(),
         None => String::new(),
     };
-    let data = match (object.get("data_base64"), object.get("data")) {
+    let data = match (told("data_base64"), object.get("data")) {
         (Some(raw), _) => {
             let decoded = STANDARD.decode(text(raw)).map_err(|e| bad(&format!("its data_base64: {e}")))?;
             Bytes::from(decoded)

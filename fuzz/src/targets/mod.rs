@@ -1,6 +1,7 @@
 //! The targets: a file each.
 
 mod attribute;
+mod cloudevents;
 mod codecs;
 mod content_type;
 mod dead_letter;
@@ -76,6 +77,7 @@ impl Target {
 /// All of them, by name.
 pub const ALL: &[Target] = &[
     attribute::TARGET,
+    cloudevents::TARGET,
     codecs::CBOR,
     codecs::JSON,
     codecs::MSGPACK,
