@@ -4,6 +4,7 @@ mod broker;
 mod check;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod failed;
 mod moment;
 mod output;
@@ -24,7 +25,7 @@ use crate::failed::Form;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  it went well
-  1  it failed: an error, an interruption before the work was done, or demo or check found something wrong
+  1  it failed: an error, an interruption before the work was done, or demo, check or doctor found something wrong
   2  the command line is wrong, or its URL or file is none that this program can use
 
 Logs go to stderr; choose them with RUST_LOG, such as RUST_LOG=millstream=debug. There are none by default.";
@@ -47,6 +48,7 @@ enum Command {
     Topics(topics::Options),
     DeadLetters(dead_letters::Options),
     Check(check::Options),
+    Doctor(doctor::Options),
     Demo(demo::Options),
 }
 
@@ -62,6 +64,7 @@ async fn main() -> ExitCode {
         Command::Topics(options) => topics::run(&options, form).await,
         Command::DeadLetters(options) => dead_letters::run(&options, form).await,
         Command::Check(options) => check::run(&options, form).await,
+        Command::Doctor(options) => doctor::run(&options, form).await,
         Command::Demo(options) => demo::run(&options, form).await,
     };
     ended.unwrap_or_else(|failed| failed::report(&failed, form))

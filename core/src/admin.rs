@@ -56,6 +56,47 @@ pub trait Admin: Send + Sync + 'static {
     /// # Errors
     /// If the broker cannot.
     fn remove_dead_letter(&self, topic: &str, id: u64) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Looks for settings of the broker's that endanger what the toolkit promises for a topic: worst first. A driver whose
+    /// broker has none finds nothing.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) without such a topic, or if the broker cannot be asked.
+    fn diagnose(&self, topic: &str) -> impl Future<Output = Result<Vec<Finding>>> + Send {
+        let _ = topic;
+        std::future::ready(Ok(Vec::new()))
+    }
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Weight {
+    /// Messages can be lost, or are being lost.
+    Danger,
+    /// It holds as long as nothing breaks.
+    Warning,
+    /// Good to know.
+    Note,
+}
+
+/// Something that [`Admin::diagnose`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// How bad it is.
+    pub weight: Weight,
+    /// What was found, and what follows from it.
+    pub what: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+impl Finding {
+    /// A finding with its fix.
+    pub fn new(weight: Weight, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { weight, what: what.into(), fix: fix.into() }
+    }
 }
 
 /// How a topic is made.

@@ -1,5 +1,6 @@
 //! What a driver can do, as plain values: the scheduler emulates what is missing, or refuses at start.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The order in which a driver delivers what was published.
@@ -59,6 +60,27 @@ pub enum DeadLetters {
     Native,
 }
 
+/// Names what a connection writes to and reads from. A reader and a writer with the same one commit together, where the
+/// driver can do that; two connections never have the same.
+///
+/// ```
+/// use millstream_core::StoreId;
+/// let store = StoreId::unique();
+/// assert_eq!(store, store.clone());
+/// assert_ne!(store, StoreId::unique());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StoreId(u64);
+
+impl StoreId {
+    /// One that nothing else in this process has.
+    #[must_use]
+    pub fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// From where a subscription can start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
@@ -106,8 +128,10 @@ pub struct Capabilities {
     pub parking: Parking,
     /// Where dead letters go by default.
     pub dead_letters: DeadLetters,
-    /// Whether [`Along::emit`](crate::Along::emit) commits with the verdict.
-    pub atomic_emit: bool,
+    /// Whether [`Along::emit`](crate::Along::emit) commits with the verdict, and for the messages of which writers: those
+    /// whose [`WriterCapabilities::store`] is this one. What a handler sends by any other is written before its message is
+    /// settled.
+    pub atomic_emit: Option<StoreId>,
     /// Whether [`Along::effects`](crate::Along::effects) commit with the verdict.
     pub effects: bool,
     /// Whether [`Settler::mark`](crate::Settler::mark) stores notes that come back with an assignment.
@@ -133,7 +157,7 @@ impl Capabilities {
             retry_after: None,
             parking: Parking::None,
             dead_letters: DeadLetters::Topic,
-            atomic_emit: false,
+            atomic_emit: None,
             effects: false,
             marks: false,
             lease: None,
@@ -156,6 +180,8 @@ pub struct WriterCapabilities {
     pub max_batch: usize,
     /// Whether a batch is written whole or not at all.
     pub atomic_batch: bool,
+    /// Where it writes to, if a reader of the same connection can commit what it writes with an acknowledgement.
+    pub store: Option<StoreId>,
 }
 
 impl WriterCapabilities {
@@ -168,6 +194,7 @@ impl WriterCapabilities {
             max_message: None,
             max_batch: 1_000,
             atomic_batch: false,
+            store: None,
         }
     }
 }

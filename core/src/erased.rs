@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::admin::{GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
+use crate::admin::{Finding, GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
 use crate::{
     Admin, BoxFuture, Capabilities, DedupKey, DedupScope, DedupStore, Delivery, Effect, Epoch, LeasePlan,
     Leases, Message, OpenRequest, Opened, PartitionId, Read, ReadLimits, Reader, Reservation, Reserve,
@@ -128,6 +128,8 @@ pub trait DynWriter: Send + Sync + 'static {
     fn write(&self, batch: Vec<Message>) -> BoxFuture<'_, Result<WriteReport>>;
     /// As [`Writer::write_now`].
     fn write_now(&self, message: Arc<Message>) -> WriteNow;
+    /// As [`Writer::check`].
+    fn check<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<WriteReport>>;
     /// As [`Writer::close`].
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 }
@@ -141,6 +143,9 @@ impl<W: Writer> DynWriter for W {
     }
     fn write_now(&self, message: Arc<Message>) -> WriteNow {
         Writer::write_now(self, message)
+    }
+    fn check<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<WriteReport>> {
+        Box::pin(Writer::check(self, batch))
     }
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(Writer::close(self))
@@ -210,6 +215,8 @@ pub trait DynAdmin: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<StoredDeadLetter>>>;
     /// As [`Admin::remove_dead_letter`].
     fn remove_dead_letter<'a>(&'a self, topic: &'a str, id: u64) -> BoxFuture<'a, Result<bool>>;
+    /// As [`Admin::diagnose`].
+    fn diagnose<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<Vec<Finding>>>;
 }
 
 impl<A: Admin> DynAdmin for A {
@@ -238,5 +245,8 @@ impl<A: Admin> DynAdmin for A {
     }
     fn remove_dead_letter<'a>(&'a self, topic: &'a str, id: u64) -> BoxFuture<'a, Result<bool>> {
         Box::pin(Admin::remove_dead_letter(self, topic, id))
+    }
+    fn diagnose<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<Vec<Finding>>> {
+        Box::pin(Admin::diagnose(self, topic))
     }
 }

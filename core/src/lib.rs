@@ -16,6 +16,8 @@
 
 pub mod admin;
 mod capabilities;
+#[cfg(feature = "cloudevents")]
+pub mod cloudevents;
 pub mod codec;
 pub mod dedup;
 mod delivery;
@@ -35,7 +37,7 @@ pub use admin::Admin;
 pub use bytes::Bytes;
 pub use bytestring::ByteString;
 pub use capabilities::{
-    Capabilities, DeadLetters, Durability, Order, Parking, SettleMode, Starts, WriterCapabilities,
+    Capabilities, DeadLetters, Durability, Order, Parking, SettleMode, Starts, StoreId, WriterCapabilities,
 };
 pub use codec::{Codec, Codecs};
 pub use dedup::{DedupKey, DedupScope, DedupStore, Reservation, Reserve};

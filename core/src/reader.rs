@@ -19,7 +19,10 @@
 //! 2. **Reading is safe to cancel.** The future of [`Source::read`] is dropped at any await point, all the
 //!    time. A message is either in `into` when the future is ready, or it will come with a later call.
 //! 3. **An outcome is true.** [`Settled::Done`] means that the broker confirmed.
-//!    A refusal is `Lost`, silence is `Unknown`.
+//!    A refusal is `Lost`, silence is `Unknown`. Where positions are settled and messages commit with them
+//!    ([`Capabilities::atomic_emit`]), the next position would pass over what nobody knows: such a driver finds out how it
+//!    ended before it says anything, or says `Failed` and finds out before it does it again. And after one that failed,
+//!    none of its partition in the same call is done.
 //! 4. **Order as declared**, also for what is delivered again: a message that comes back comes before the
 //!    later ones of its key that were not yet delivered.
 //! 5. **Bounded**: no more is held than was asked for by [`OpenRequest`] and [`ReadLimits`].

@@ -47,6 +47,15 @@ pub trait Writer: Send + Sync + 'static {
         WriteNow::Later(message)
     }
 
+    /// What would become of a batch, as far as that can be known without writing it: `Written` says that nothing speaks
+    /// against it. Asked before messages commit with an acknowledgement, where one that is refused would take it along.
+    ///
+    /// # Errors
+    /// If it cannot be known now.
+    fn check(&self, batch: &[Message]) -> impl Future<Output = Result<WriteReport>> + Send {
+        std::future::ready(Ok(WriteReport::all_written(batch.len())))
+    }
+
     /// Waits until everything handed over is confirmed or failed, and closes. A write after it is an error
     /// of kind [`BusIsShutdown`](crate::ErrorKind::BusIsShutdown). Closing twice is fine.
     ///

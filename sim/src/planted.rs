@@ -417,6 +417,10 @@ impl Writer for BuggyWriter {
         self.inner.capabilities()
     }
 
+    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
+        self.inner.check(batch).await
+    }
+
     async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {
         let Some(defect) = self.defect else { return self.inner.write(batch).await };
         let mut outcomes = Vec::with_capacity(batch.len());

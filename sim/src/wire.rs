@@ -600,6 +600,10 @@ impl Writer for WireWriter {
         self.inner.capabilities()
     }
 
+    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
+        self.inner.check(batch).await
+    }
+
     async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {
         let wire = &self.wire;
         let phases: Vec<Phase> = batch.iter().map(|message| phase_of(&message.topic)).collect();

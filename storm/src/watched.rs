@@ -193,6 +193,10 @@ impl<W: Writer> Writer for WatchedWriter<W> {
         self.inner.capabilities()
     }
 
+    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
+        self.inner.check(batch).await
+    }
+
     async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {
         let ids: Vec<ByteString> = batch.iter().map(|message| message.id.clone()).collect();
         let maybe = |id: &ByteString| self.journal.write(Record::MaybeWritten { id: id.clone() });

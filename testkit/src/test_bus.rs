@@ -245,7 +245,14 @@ struct Recorder {
 
 impl Writer for Recorder {
     fn capabilities(&self) -> WriterCapabilities {
-        self.inner.capabilities()
+        let mut can = self.inner.capabilities();
+        // What handlers send must not go past it.
+        can.store = None;
+        can
+    }
+
+    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
+        self.inner.check(batch).await
     }
 
     async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {

@@ -90,7 +90,14 @@ impl<W: fmt::Debug> fmt::Debug for FailingWriter<W> {
 
 impl<W: Writer> Writer for FailingWriter<W> {
     fn capabilities(&self) -> WriterCapabilities {
-        self.inner.capabilities()
+        let mut can = self.inner.capabilities();
+        // What handlers send must not go past it.
+        can.store = None;
+        can
+    }
+
+    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
+        self.inner.check(batch).await
     }
 
     async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millstream_core::admin::{GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
+use millstream_core::admin::{Finding, GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
 use millstream_core::{
     Admin, Assignment, End, Error, ErrorKind, Message, OpenRequest, PartitionId, Position, Read, ReadLimits,
     Reader as _, Result, Source as _, Start,
@@ -12,20 +12,26 @@ use rdkafka::Offset;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::cluster::{Asker, Cluster, options};
 use crate::member::number;
 use crate::positions::{self, Place};
 use crate::reader::KafkaReader;
 use crate::settings::{ANSWER_WITHIN, Create};
-use crate::{errors, wire};
+use crate::{doctor, errors, spring, wire};
 
 /// Names of the broker's own topics begin like this.
 const INTERNAL: &str = "__";
 
 /// Bits of an offset in the id of a dead letter; above them is the partition.
 const OFFSET_BITS: u32 = 44;
+
+/// And above that, in which topic it lies. A JavaScript number still holds what lies in ours.
+const KIND_SHIFT: u32 = 61;
+
+/// Groups that are asked at the same time how far they are.
+const AT_ONCE: usize = 16;
 
 /// Bytes of dead letters read ahead.
 const PAGE_BYTES: usize = 16 << 20;
@@ -65,6 +71,22 @@ impl KafkaAdmin {
     ) -> Result<T> {
         let asker = self.cluster.new_group(group)?;
         spawn_blocking(move || question(&asker)).await.map_err(|e| errors::broken(&e))
+    }
+
+    /// Begins to ask how far a group is. The client can only ask for the positions of its own group, so each is asked by a
+    /// client of its own, which is not kept.
+    fn ask_group(
+        &self,
+        group: &str,
+        topic: &str,
+        ends: &BTreeMap<i32, Place>,
+    ) -> Result<JoinHandle<Result<BTreeMap<i32, Place>>>> {
+        let asker = self.cluster.new_group(group)?;
+        let (of, mut places) = (topic.to_owned(), ends.clone());
+        let numbers: Vec<i32> = ends.keys().copied().collect();
+        Ok(spawn_blocking(move || {
+            positions::take_committed(&asker, &of, &numbers, &mut places).map(|()| places)
+        }))
     }
 
     /// The ends of all partitions of a topic.
@@ -125,9 +147,21 @@ impl KafkaAdmin {
     }
 }
 
-/// The topic of a topic's dead letters.
-fn dead_letters_of(topic: &str) -> String {
-    format!("{topic}.dlq")
+/// The topics that may hold a topic's dead letters: ours first, then Spring Kafka's.
+fn dead_letters_of(topic: &str) -> [String; 3] {
+    let [new, old] = spring::SUFFIXES;
+    [".dlq", new, old].map(|suffix| format!("{topic}{suffix}"))
+}
+
+/// The id of a dead letter: in which of those topics, in which partition and where there.
+fn id_of(kind: usize, partition: i32, offset: u64) -> u64 {
+    ((kind as u64) << KIND_SHIFT) | (u64::from(partition.unsigned_abs()) << OFFSET_BITS) | offset
+}
+
+/// The same taken apart.
+fn parts_of(id: u64) -> (usize, u64, u64) {
+    let partition = (id & ((1 << KIND_SHIFT) - 1)) >> OFFSET_BITS;
+    (usize::try_from(id >> KIND_SHIFT).unwrap_or(usize::MAX), partition, id & ((1 << OFFSET_BITS) - 1))
 }
 
 impl Admin for KafkaAdmin {
@@ -184,8 +218,8 @@ impl Admin for KafkaAdmin {
         let dead: Vec<u64> = topics
             .iter()
             .map(|t| {
-                let name = dead_letters_of(&t.name);
-                topics.iter().find(|d| *d.name == name).map_or(0, |d| d.messages)
+                let names = dead_letters_of(&t.name);
+                topics.iter().filter(|d| names.iter().any(|name| *d.name == **name)).map(|d| d.messages).sum()
             })
             .collect();
         topics.iter_mut().zip(dead).for_each(|(topic, dead)| topic.dead_letters = dead);
@@ -194,15 +228,18 @@ impl Admin for KafkaAdmin {
 
     async fn groups(&self, topic: &str) -> Result<Vec<GroupInfo>> {
         let partitions = self.partitions(topic).await?;
-        // The client can only ask for the positions of its own group: each is asked by a client of its own.
         let ends: BTreeMap<i32, Place> = self.ends(topic, &partitions).await?.into_iter().collect();
         let mut groups = Vec::new();
-        for (name, members) in self.all_groups().await? {
-            let (of, numbers, mut places) = (topic.to_owned(), partitions.clone(), ends.clone());
-            let asked = self.as_group(&name, move |asker| {
-                positions::take_committed(asker, &of, &numbers, &mut places).map(|()| places)
-            });
-            let places = match asked.await? {
+        let all = self.all_groups().await?;
+        let mut asked = Vec::with_capacity(all.len());
+        for some in all.chunks(AT_ONCE) {
+            let asking: Vec<_> = some.iter().map(|(name, _)| self.ask_group(name, topic, &ends)).collect();
+            for ((name, members), asking) in some.iter().zip(asking) {
+                asked.push((name.clone(), *members, asking?.await.map_err(|e| errors::broken(&e))?));
+            }
+        }
+        for (name, members, places) in asked {
+            let places = match places {
                 Ok(places) => places,
                 // Another group's trouble hides no group of ours that can be asked.
                 Err(error) => {
@@ -277,28 +314,30 @@ impl Admin for KafkaAdmin {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<StoredDeadLetter>> {
-        let name = dead_letters_of(topic);
-        let Some(partitions) = self.find(&name).await? else { return Ok(Vec::new()) };
-        let (mut from, mut at) = (0, 0);
-        if let Some(after) = after {
-            (from, at) = (after >> OFFSET_BITS, (after & ((1 << OFFSET_BITS) - 1)) + 1);
-        }
+        let (kind, from, at) = after.map_or((0, 0, 0), parts_of);
+        let (mut from, mut at) = (from, if after.is_some() { at + 1 } else { at });
         let mut letters = Vec::new();
-        for partition in partitions.into_iter().skip(usize::try_from(from).unwrap_or(usize::MAX)) {
-            if letters.len() >= limit {
-                break;
+        for (kind, name) in dead_letters_of(topic).into_iter().enumerate().skip(kind) {
+            let from = usize::try_from(std::mem::take(&mut from)).unwrap_or(usize::MAX);
+            for partition in self.find(&name).await?.unwrap_or_default().into_iter().skip(from) {
+                if letters.len() >= limit {
+                    return Ok(letters);
+                }
+                let left = limit - letters.len();
+                let found = self.browse(&name, partition, std::mem::take(&mut at), left).await?;
+                letters.extend(found.into_iter().map(|(offset, mut letter)| {
+                    spring::understand(&mut letter);
+                    StoredDeadLetter::new(id_of(kind, partition, offset), letter)
+                }));
             }
-            let found = self.browse(&name, partition, std::mem::take(&mut at), limit - letters.len()).await?;
-            let id = |offset: u64| (u64::from(partition.unsigned_abs()) << OFFSET_BITS) | offset;
-            letters.extend(found.into_iter().map(|(offset, m)| StoredDeadLetter::new(id(offset), m)));
         }
         Ok(letters)
     }
 
     async fn remove_dead_letter(&self, topic: &str, id: u64) -> Result<bool> {
-        let name = dead_letters_of(topic);
+        let (kind, partition, offset) = parts_of(id);
+        let Some(name) = dead_letters_of(topic).into_iter().nth(kind) else { return Ok(false) };
         let Some(partitions) = self.find(&name).await? else { return Ok(false) };
-        let (partition, offset) = (id >> OFFSET_BITS, id & ((1 << OFFSET_BITS) - 1));
         let offset = i64::try_from(offset).unwrap_or(i64::MAX);
         let ends = self.ends(&name, &partitions).await?;
         let place = ends.into_iter().find(|(p, _)| u64::from(p.unsigned_abs()) == partition);
@@ -317,9 +356,33 @@ impl Admin for KafkaAdmin {
         self.delete_before(&name, std::iter::once((partition, offset + 1))).await?;
         Ok(true)
     }
+
+    async fn diagnose(&self, topic: &str) -> Result<Vec<Finding>> {
+        wire::check_topic(topic)?;
+        let groups = self.groups(topic).await?;
+        doctor::diagnose(&self.cluster, topic, &groups, &self.parks(topic).await?).await
+    }
 }
 
 impl KafkaAdmin {
+    /// The parks of a topic's groups, with their partitions.
+    async fn parks(&self, topic: &str) -> Result<Vec<(String, usize)>> {
+        let prefix = format!("{topic}.");
+        let listed = self.cluster.ask(|asker| {
+            let metadata = asker.fetch_metadata(None, ANSWER_WITHIN)?;
+            Ok(metadata
+                .topics()
+                .iter()
+                .map(|t| (t.name().to_owned(), t.partitions().len()))
+                .collect::<Vec<_>>())
+        });
+        let listed = listed.await.map_err(|e: KafkaError| errors::of(&e, "the topics cannot be listed"))?;
+        Ok(listed
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(&prefix) && name.ends_with(".park"))
+            .collect())
+    }
+
     /// Deletes all messages before these positions.
     async fn delete_before(&self, topic: &str, ends: impl Iterator<Item = (i32, i64)>) -> Result<()> {
         let failed = |e: KafkaError| errors::of(&e, "the messages were not deleted").topic(topic);

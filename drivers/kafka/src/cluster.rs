@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use millstream_core::{Error, ErrorKind, Result};
+use millstream_core::{Error, ErrorKind, Result, StoreId};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -12,13 +12,13 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use tokio::task::spawn_blocking;
 
 use crate::ears::Ears;
-use crate::errors;
 use crate::member::Member;
 use crate::security::reasons;
 use crate::security::tokens::Tokens;
 use crate::serving::Serving;
 use crate::settings::{ANSWER_WITHIN, Create, OVERHEAD, Settings};
 use crate::wire::check_topic;
+use crate::{doctor, errors};
 
 /// How long a cluster may take to answer when a program connects.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -48,6 +48,8 @@ pub(crate) struct Cluster {
     /// The first to be dropped: it ends before the clients do.
     serving: Serving,
     pub(crate) settings: Settings,
+    /// Names this connection to the toolkit.
+    pub(crate) store: StoreId,
     pub(crate) ears: Ears,
     asker: Arc<Asker>,
     /// None with OAUTHBEARER.
@@ -94,6 +96,7 @@ impl Cluster {
         Ok(Arc::new(Self {
             serving,
             settings,
+            store: StoreId::unique(),
             ears,
             asker,
             admin,
@@ -186,6 +189,15 @@ impl Cluster {
         self.wait_for(name).await
     }
 
+    /// What is known of a topic that is written to: nothing, where it is taken for granted.
+    pub(crate) async fn target(&self, name: &str) -> Result<Topic> {
+        if self.settings.create == Create::Assume {
+            check_topic(name)?;
+            return Ok(Topic { partitions: 0, max_message: self.settings.max_message });
+        }
+        self.topic(name).await
+    }
+
     pub(crate) fn known(&self, name: &str) -> Option<Topic> {
         lock(&self.topics).get(name).copied()
     }
@@ -231,8 +243,11 @@ impl Cluster {
 
     /// Makes a topic; says whether it was made now.
     pub(crate) async fn make(&self, name: &str, partitions: Option<u32>) -> Result<bool> {
-        let age = self.settings.retention_age.map(|age| age.as_millis().to_string());
-        let size = self.settings.retention_size.map(|size| size.to_string());
+        // Dead letters and parked messages wait until somebody has seen to them.
+        let kept = doctor::KEPT.iter().any(|ending| name.ends_with(ending)).then(|| "-1".to_owned());
+        let age = || self.settings.retention_age.map(|age| age.as_millis().to_string());
+        let size = || self.settings.retention_size.map(|size| size.to_string());
+        let (age, size) = (kept.clone().or_else(age), kept.or_else(size));
         let partitions = partitions.or(self.settings.partitions);
         // -1: as the broker is set.
         let partitions = partitions.and_then(|p| i32::try_from(p).ok()).unwrap_or(-1);

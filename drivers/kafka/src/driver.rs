@@ -5,7 +5,7 @@ use std::time::Duration;
 use millstream_core::{Connection, Driver, Endpoint, Error, ErrorKind, Result};
 
 use crate::security::url as security;
-use crate::{Create, Kafka, KafkaBuilder, Protocol};
+use crate::{Create, DeadLetterHeaders, Kafka, KafkaBuilder, Protocol, Transactions, Wire};
 
 /// Those of TLS and logins come from their own module.
 const PARAMETERS: &[&str] = &[
@@ -21,6 +21,10 @@ const PARAMETERS: &[&str] = &[
     "revoke_within",
     "compression",
     "write_within",
+    "transactions",
+    "dead_letter_headers",
+    "wire",
+    "source",
     "client_id",
 ];
 
@@ -41,6 +45,10 @@ const PARAMETERS: &[&str] = &[
 /// | `revoke_within` | how long handlers may run on when the group wants a partition back | `20s` |
 /// | `compression` | `none`, `gzip`, `snappy`, `lz4`, `zstd` | `lz4` |
 /// | `write_within` | how long a write is tried before its outcome is unknown | `30s` |
+/// | `transactions` | what commits in one transaction: `none`, or what `handlers` publish with the position of their message | `none` |
+/// | `dead_letter_headers` | in whose words dead letters say what happened: `millstream`, or `spring`'s `kafka_dlt-*` as well | `millstream` |
+/// | `wire` | how messages are written: as the Go toolkit `streams` does, or as `cloudevents`, or `cloudevents-json` | `streams` |
+/// | `source` | the attribute `source` of CloudEvents, such as `/shop` | none |
 /// | `client_id` | the client's name in the broker's log | `millstream` |
 /// | `tls` | `on`, `off` | `on` as soon as there is a user or one of the next four, else `off` |
 /// | `ca` | a PEM file with the authorities to trust | the system's |
@@ -108,6 +116,35 @@ fn builder(endpoint: &Endpoint) -> Result<KafkaBuilder> {
                 format!("the URL's parameter compression is {other:?}"),
                 "say none, gzip, snappy, lz4 or zstd",
             );
+        }
+    }
+    match endpoint.param("dead_letter_headers") {
+        None | Some("millstream") => {}
+        Some("spring") => builder = builder.dead_letter_headers(DeadLetterHeaders::Spring),
+        Some(other) => {
+            return bad(
+                format!("the URL's parameter dead_letter_headers is {other:?}"),
+                "say millstream or spring",
+            );
+        }
+    }
+    let source = || endpoint.param("source").unwrap_or_default().to_owned();
+    match endpoint.param("wire") {
+        None | Some("streams") => {}
+        Some("cloudevents") => builder = builder.wire(Wire::CloudEvents { source: source() }),
+        Some("cloudevents-json") => builder = builder.wire(Wire::CloudEventsJson { source: source() }),
+        Some(other) => {
+            return bad(
+                format!("the URL's parameter wire is {other:?}"),
+                "say streams, cloudevents or cloudevents-json",
+            );
+        }
+    }
+    match endpoint.param("transactions") {
+        None | Some("none") => {}
+        Some("handlers") => builder = builder.transactions(Transactions::Handlers),
+        Some(other) => {
+            return bad(format!("the URL's parameter transactions is {other:?}"), "say none or handlers");
         }
     }
     if let Some(partitions) = endpoint.parsed("partitions")? {

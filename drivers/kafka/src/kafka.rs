@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{Connection, Error, ErrorKind, Result};
-
 use tokio::task::spawn_blocking;
 
 use crate::cluster::Cluster;
 use crate::errors;
 use crate::security::{Sasl, Tls, Transport};
-use crate::settings::{Create, Protocol, Settings};
-use crate::{KafkaAdmin, KafkaReader, KafkaWriter};
+use crate::settings::{Create, DeadLetterHeaders, Protocol, Settings, Transactions, Wire};
+use crate::{KafkaAdmin, KafkaAtomicWriter, KafkaReader, KafkaWriter};
 
 /// A connection to a cluster. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -36,6 +35,15 @@ impl Kafka {
     #[must_use]
     pub fn writer(&self) -> KafkaWriter {
         self.writer.clone()
+    }
+
+    /// Writes each batch in a transaction of its own: whole or not at all, over any topics.
+    ///
+    /// The id names the writer to the brokers, over restarts: whoever connects with it ends what was left open under it,
+    /// and the one before is refused from then on. Two that live at the same time need two ids.
+    #[must_use]
+    pub fn atomic_writer(&self, id: impl Into<String>) -> KafkaAtomicWriter {
+        KafkaAtomicWriter::new(Arc::clone(&self.cluster), self.writer.clone(), id.into())
     }
 
     /// Administers.
@@ -131,6 +139,24 @@ impl KafkaBuilder {
         self
     }
 
+    /// What commits in one transaction.
+    pub fn transactions(mut self, transactions: Transactions) -> Self {
+        self.settings.transactions = transactions;
+        self
+    }
+
+    /// How messages are written.
+    pub fn wire(mut self, wire: Wire) -> Self {
+        self.settings.wire = wire;
+        self
+    }
+
+    /// In whose words dead letters say what happened. All are read, whoever wrote them.
+    pub fn dead_letter_headers(mut self, headers: DeadLetterHeaders) -> Self {
+        self.settings.dead_letter_headers = headers;
+        self
+    }
+
     /// The client's name in the broker's log.
     pub fn client_id(mut self, name: impl Into<String>) -> Self {
         self.settings.client_id = name.into();
@@ -171,6 +197,15 @@ impl KafkaBuilder {
                 format!("revoke_within is {:?}, and may be {longest:?}", self.settings.revoke_within),
             )
             .fix("lower it: the whole group waits that long for a slow handler"));
+        }
+        if let Wire::CloudEvents { source } | Wire::CloudEventsJson { source } = &self.settings.wire
+            && source.is_empty()
+        {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "a CloudEvent needs a source, and this one is empty",
+            )
+            .fix("name this program or its place by a URI reference, such as /shop"));
         }
         let security = self.settings.security.clone();
         spawn_blocking(move || security.check()).await.map_err(|e| errors::broken(&e))??;

@@ -29,15 +29,22 @@
 //! |---|---|
 //! | `security` | TLS, logins, tokens, and what a refusal means |
 //! | `settings`, `errors`, `ears`, `serving` | what clients are told, and what they say |
-//! | `wire` | a message as a record |
+//! | `wire`, `cloudevents`, `spring` | a message as a record, as a CloudEvent, and dead letters in Spring Kafka's words |
 //! | `cluster`, `positions` | topics and groups, and where partitions stand |
 //! | `batches`, `writer` | what is on its way to the brokers |
+//! | `transactor`, `together`, `atomic` | transactions: with positions, and as a writer |
 //! | `member`, `poll` | a subscription: its partitions and commits, and the thread that polls |
+//! | `arguments` | what a subscription is told, and tells its handlers |
+//! | `doctor` | what of a cluster's settings endangers messages |
 //! | `reader`, `source`, `settler`, `admin`, `kafka`, `driver` | thin shells around them |
 
 mod admin;
+mod arguments;
+mod atomic;
 mod batches;
+mod cloudevents;
 mod cluster;
+mod doctor;
 mod driver;
 mod ears;
 mod errors;
@@ -51,17 +58,25 @@ mod serving;
 mod settings;
 mod settler;
 mod source;
+mod spring;
+mod together;
+mod transactor;
 mod wire;
 mod writer;
 
 pub use admin::KafkaAdmin;
+pub use arguments::{
+    GROUP_ID, HEADER_CLIENT_ID, HEADER_CURRENT_OFFSET, HEADER_GROUP_ID, HEADER_HWM_OFFSET,
+    HEADER_INIT_OFFSET, HEADER_PARTITION_ID, INIT_OFFSET, METADATA, PARTITION_ID,
+};
+pub use atomic::KafkaAtomicWriter;
 pub use driver::driver;
 pub use kafka::{Kafka, KafkaBuilder};
 pub use reader::KafkaReader;
 pub use security::tokens::Token;
 pub use security::{Sasl, Tls};
-pub use settings::{Create, Protocol};
+pub use settings::{Create, DeadLetterHeaders, Protocol, Transactions, Wire};
 pub use settler::KafkaSettler;
 pub use source::KafkaSource;
-pub use wire::{CONTENT_TYPE, MESSAGE_ID};
+pub use wire::{CONTENT_TYPE, MESSAGE_ID, PARTITION};
 pub use writer::KafkaWriter;

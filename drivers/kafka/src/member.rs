@@ -4,7 +4,7 @@
 //! Each partition has a queue of its own in the client, and is read straight from there when the scheduler asks: a
 //! partition that is not read is a queue that is not looked at. Kafka's own pause would throw away what was fetched.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::Duration;
@@ -21,9 +21,11 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::arguments::{Lies, Metadata};
 use crate::cluster::Cluster;
 use crate::poll::Listener;
 use crate::positions::Place;
+use crate::together::Emit;
 use crate::wire;
 
 /// The client of a subscription.
@@ -47,6 +49,8 @@ pub(crate) struct Member {
     /// Where each partition ends, if reading ends at all.
     pub(crate) ends: Option<BTreeMap<i32, i64>>,
     pub(crate) revoke_within: Duration,
+    /// What handlers are told of where their messages lie.
+    pub(crate) metadata: Option<Metadata>,
     /// Held while something is committed.
     gate: Mutex<()>,
     pub(crate) client: OnceLock<Weak<Client>>,
@@ -107,7 +111,11 @@ struct Part {
     queue: Option<PartitionQueue<Listener>>,
     /// Taken from the queue and not yet yielded.
     held: VecDeque<(i64, Message)>,
+    /// Where reading began.
+    start: i64,
     next: i64,
+    /// Its end, as far as is known.
+    high: i64,
     end: Option<i64>,
     ended: bool,
     /// The scheduler knows that it is ours.
@@ -128,6 +136,9 @@ pub(crate) struct New {
 /// How far each partition is to be committed: its last finished message.
 pub(crate) type Finished = BTreeMap<(i32, u32), i64>;
 
+/// A partition, its position and the note beside that.
+pub(crate) type Committing = (i32, i64, Option<String>);
+
 impl Member {
     pub(crate) fn new(
         topic: ByteString,
@@ -145,6 +156,7 @@ impl Member {
             manual,
             ends,
             revoke_within,
+            metadata: None,
             gate: Mutex::default(),
             client: OnceLock::new(),
             bell: Arc::new(Notify::new()),
@@ -180,7 +192,7 @@ impl Member {
                 Event::Failed(error) => Err(error),
             };
         }
-        if state.fetch(&self.topic, into, limits) {
+        if state.fetch(&self.topic, self.metadata.as_ref(), into, limits) {
             return Ok(Some(Read::Deliveries));
         }
         Ok(state.is_at_end(self.ends.is_some()).then_some(Read::End))
@@ -224,7 +236,9 @@ impl Member {
                 epoch,
                 queue,
                 held: VecDeque::new(),
+                start: place.start,
                 next: place.start,
+                high: place.end,
                 end,
                 ended: end.is_some_and(|end| place.start >= end),
                 announced: false,
@@ -343,6 +357,21 @@ impl Member {
         self.bell.notify_one();
     }
 
+    /// The partitions there are.
+    pub(crate) fn partitions(&self) -> Vec<i32> {
+        self.lock().parts.keys().copied().collect()
+    }
+
+    /// Where partitions end now.
+    pub(crate) fn ending(&self, places: &BTreeMap<i32, Place>) {
+        let mut state = self.lock();
+        for (partition, place) in places {
+            if let Some(part) = state.parts.get_mut(partition) {
+                part.high = place.end;
+            }
+        }
+    }
+
     /// Which of these partitions are not there.
     pub(crate) fn missing(&self, partitions: &[i32]) -> Vec<i32> {
         let state = self.lock();
@@ -364,29 +393,50 @@ impl Member {
     /// commit can never reach the broker after the partition has another owner.
     pub(crate) fn commit(&self, cluster: &Cluster, finished: &Finished) -> (Finished, KafkaResult<()>) {
         let _gate = self.gate();
-        let (mut ours, mut positions) = (Finished::new(), Vec::with_capacity(finished.len()));
-        {
-            let state = self.lock();
-            for ((p, epoch), last) in finished {
-                if let Some(part) = state.parts.get(p).filter(|part| part.epoch == *epoch) {
-                    positions.push((*p, *last + 1, part.mark.clone()));
-                    ours.insert((*p, *epoch), *last);
-                }
-            }
-        }
+        let (ours, positions) = self.ours(finished);
         if ours.is_empty() {
             return (ours, Ok(()));
         }
         let sent = self.send(cluster, &positions, CommitMode::Sync);
         if sent.is_ok() {
-            let mut state = self.lock();
-            for ((p, epoch), last) in &ours {
-                if let Some(part) = state.parts.get_mut(p).filter(|part| part.epoch == *epoch) {
-                    part.committed = part.committed.max(last + 1);
-                }
-            }
+            self.committed(&ours);
         }
         (ours, sent)
+    }
+
+    /// What of this is still ours, and the positions that follow from it.
+    pub(crate) fn ours(&self, finished: &Finished) -> (Finished, Vec<Committing>) {
+        let (mut ours, mut positions) = (Finished::new(), Vec::with_capacity(finished.len()));
+        let state = self.lock();
+        for ((p, epoch), last) in finished {
+            if let Some(part) = state.parts.get(p).filter(|part| part.epoch == *epoch) {
+                positions.push((*p, *last + 1, part.mark.clone()));
+                ours.insert((*p, *epoch), *last);
+            }
+        }
+        (ours, positions)
+    }
+
+    /// Which of these are committed already, as far as we were told.
+    pub(crate) fn stale(&self, emits: &[Emit]) -> BTreeSet<((i32, u32), i64)> {
+        let state = self.lock();
+        let done =
+            |(p, _): &(i32, u32), offset| state.parts.get(p).is_some_and(|part| offset < part.committed);
+        emits
+            .iter()
+            .filter(|(part, offset, ..)| done(part, *offset))
+            .map(|(part, offset, ..)| (*part, *offset))
+            .collect()
+    }
+
+    /// The broker confirmed this.
+    pub(crate) fn committed(&self, ours: &Finished) {
+        let mut state = self.lock();
+        for ((p, epoch), last) in ours {
+            if let Some(part) = state.parts.get_mut(p).filter(|part| part.epoch == *epoch) {
+                part.committed = part.committed.max(last + 1);
+            }
+        }
     }
 
     /// Stores a note beside a partition's position; says whether the partition is ours. Blocks.
@@ -410,7 +460,7 @@ impl Member {
 
     /// Where partitions start that have no position yet, so that it is the group's from now on. Nobody waits for it: it
     /// is where reading would start again anyway, unless it starts at what comes from now on.
-    pub(crate) fn begin(&self, cluster: &Cluster, positions: &[(i32, i64, Option<String>)]) {
+    pub(crate) fn begin(&self, cluster: &Cluster, positions: &[Committing]) {
         if positions.is_empty() {
             return;
         }
@@ -421,7 +471,7 @@ impl Member {
     }
 
     /// Nothing is given back while this is held.
-    fn gate(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn gate(&self) -> MutexGuard<'_, ()> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -429,17 +479,26 @@ impl Member {
     ///
     /// The client says nothing of a commit that is not waited for, and of one that is, only whether it failed as a whole.
     /// All positions are of one topic and one group, which a broker refuses together.
-    fn send(
+    fn send(&self, cluster: &Cluster, positions: &[Committing], mode: CommitMode) -> KafkaResult<()> {
+        self.as_committer(cluster, |client| client.commit(&self.list(positions)?, mode))
+    }
+
+    /// Calls with the client that commits, whose partitions nobody gives back meanwhile.
+    pub(crate) fn as_committer<T>(
         &self,
         cluster: &Cluster,
-        positions: &[(i32, i64, Option<String>)],
-        mode: CommitMode,
-    ) -> KafkaResult<()> {
+        call: impl FnOnce(&Client) -> KafkaResult<T>,
+    ) -> KafkaResult<T> {
         let member = self.group.as_ref().filter(|_| self.manual).and_then(|group| cluster.member_of(group));
         let _gate = member.as_ref().map(|member| member.gate());
         let gone = || KafkaError::ConsumerCommit(Code::State);
         let client =
             member.as_deref().unwrap_or(self).client.get().and_then(Weak::upgrade).ok_or_else(gone)?;
+        call(&client)
+    }
+
+    /// Positions as the client takes them.
+    pub(crate) fn list(&self, positions: &[Committing]) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::with_capacity(positions.len());
         for (partition, next, mark) in positions {
             let mut element = list.add_partition(&self.topic, *partition);
@@ -448,7 +507,7 @@ impl Member {
                 element.set_metadata(mark);
             }
         }
-        client.commit(&list, mode)
+        Ok(list)
     }
 }
 
@@ -469,7 +528,13 @@ impl State {
     }
 
     /// Takes messages of all partitions in turn; says whether there were any.
-    fn fetch(&mut self, topic: &ByteString, into: &mut Vec<Delivery>, limits: ReadLimits) -> bool {
+    fn fetch(
+        &mut self,
+        topic: &ByteString,
+        metadata: Option<&Metadata>,
+        into: &mut Vec<Delivery>,
+        limits: ReadLimits,
+    ) -> bool {
         let (before, count) = (into.len(), self.parts.len());
         let (mut messages, mut bytes, mut idle) = (limits.messages, limits.bytes, 0);
         while messages > 0 && idle < count {
@@ -479,7 +544,11 @@ impl State {
             let Some(part) = self.parts.get_mut(&p) else { break };
             idle += 1;
             for _ in 0..TURN.min(messages) {
-                let Some((offset, message)) = part.next(topic) else { break };
+                let Some((offset, mut message)) = part.next(topic) else { break };
+                if let Some(metadata) = metadata {
+                    let (start, end) = (part.start, part.high);
+                    metadata.tell(&mut message, &Lies { partition: p, offset, start, end });
+                }
                 let size = message.size();
                 if into.len() > before && size > bytes {
                     part.held.push_front((offset, message));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
-use millstream_core::Error;
+use millstream_core::{Error, Start};
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
@@ -25,6 +25,9 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// How long to wait before the brokers are asked again where partitions start.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// How often handlers that are told where a partition ends are told anew.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long leaving may take.
 pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(10);
@@ -92,7 +95,8 @@ fn release(client: &Client, list: &TopicPartitionList) {
 
 /// Polls until the member leaves.
 pub(crate) fn run(client: Arc<Client>, member: &Arc<Member>, cluster: &Cluster) {
-    let mut thread = Thread { client, member, cluster, has: Vec::new(), not_before: Instant::now() };
+    let now = Instant::now();
+    let mut thread = Thread { client, member, cluster, has: Vec::new(), not_before: now, looked: now };
     while !member.closing.load(Ordering::Acquire) {
         match thread.client.poll(TICK) {
             Some(Ok(record)) => {
@@ -107,6 +111,7 @@ pub(crate) fn run(client: Arc<Client>, member: &Arc<Member>, cluster: &Cluster) 
             thread.assign();
             thread.follow();
         }
+        thread.look();
     }
     thread.leave();
 }
@@ -118,6 +123,8 @@ struct Thread<'a> {
     /// Of a manual assignment: what the client has.
     has: Vec<i32>,
     not_before: Instant,
+    /// When the ends of the partitions were asked for.
+    looked: Instant,
 }
 
 impl Thread<'_> {
@@ -226,6 +233,21 @@ impl Thread<'_> {
                 }
             }
             Err(error) => tracing::error!(topic = %self.topic(), %error, "partitions could not be taken"),
+        }
+    }
+
+    /// Asks where the partitions end now and then, if handlers are told.
+    fn look(&mut self) {
+        if self.member.metadata.is_none() || self.looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.looked = Instant::now();
+        let partitions = self.member.partitions();
+        match positions::ask(&self.client, self.topic(), &partitions, Start::Latest, false) {
+            Ok(places) => self.member.ending(&places),
+            Err(error) => {
+                tracing::debug!(topic = %self.topic(), %error, "where the partitions end is not known");
+            }
         }
     }
 

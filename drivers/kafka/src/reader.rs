@@ -13,10 +13,12 @@ use rdkafka::consumer::Consumer as _;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
+use crate::arguments::{self, Metadata};
 use crate::cluster::Cluster;
 use crate::member::{Client, Member, New, number};
 use crate::poll::{self, Listener};
 use crate::positions::{self, Place};
+use crate::settings::Transactions;
 use crate::settler::KafkaSettler;
 use crate::source::KafkaSource;
 use crate::{errors, wire};
@@ -34,7 +36,6 @@ impl KafkaReader {
 
     /// What is asked for, or why it cannot be had.
     fn check(request: &OpenRequest) -> Result<()> {
-        request.args.only(&[])?;
         wire::check_topic(&request.topic)?;
         if request.exclusivity == Exclusivity::Exclusive {
             return Err(Error::new(
@@ -80,6 +81,7 @@ impl KafkaReader {
     async fn open_checked(
         &self,
         request: &OpenRequest,
+        metadata: Option<Metadata>,
     ) -> Result<Opened<KafkaSource, KafkaSettler, NoLeases>> {
         let count = self.cluster.topic(&request.topic).await?.partitions;
         let all: Vec<i32> = (0..count).map(|p| number(PartitionId(p))).collect();
@@ -124,6 +126,7 @@ impl KafkaReader {
             ends,
             self.cluster.settings.revoke_within,
         );
+        member.metadata = metadata;
         if let (Start::Latest, Some(places)) = (request.start, &places) {
             // From now on is now, not when the group has given us partitions.
             member.from = places.iter().map(|(p, place)| (*p, place.end)).collect();
@@ -215,18 +218,23 @@ impl Reader for KafkaReader {
         can.parking = Parking::None;
         can.dead_letters = DeadLetters::Topic;
         can.marks = true;
+        if self.cluster.settings.transactions == Transactions::Handlers {
+            can.atomic_emit = Some(self.cluster.store);
+        }
         can
     }
 
-    async fn open(&self, request: OpenRequest) -> Result<Opened<KafkaSource, KafkaSettler, NoLeases>> {
+    async fn open(&self, mut request: OpenRequest) -> Result<Opened<KafkaSource, KafkaSettler, NoLeases>> {
+        let (topic, group) = (request.topic.clone(), request.group.clone());
         let locate = |error: Error| {
-            let error = error.topic(&*request.topic);
-            match &request.group {
+            let error = error.topic(&*topic);
+            match &group {
                 Some(group) => error.group(&**group),
                 None => error,
             }
         };
+        let metadata = arguments::apply(&mut request, &self.cluster.settings.client_id).map_err(locate)?;
         Self::check(&request).map_err(locate)?;
-        self.open_checked(&request).await.map_err(locate)
+        self.open_checked(&request, metadata).await.map_err(locate)
     }
 }

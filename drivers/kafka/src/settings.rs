@@ -32,6 +32,45 @@ pub enum Protocol {
     Consumer,
 }
 
+/// What commits in one transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transactions {
+    /// Nothing. What a handler publishes is written and confirmed before its message is acknowledged, and may be there
+    /// twice after a crash.
+    #[default]
+    None,
+    /// What a handler publishes by this connection commits with the position of its message, or neither does.
+    Handlers,
+}
+
+/// How a message lies in a record. All of them are read, whatever is written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Wire {
+    /// Id and content type as headers, as the Go toolkit *streams* has them.
+    #[default]
+    Streams,
+    /// CloudEvents 1.0 in binary mode: attributes as headers `ce_*`, the data as it is.
+    CloudEvents {
+        /// The attribute `source` of messages that do not carry one, such as `/shop`.
+        source: String,
+    },
+    /// CloudEvents 1.0 in structured mode: attributes and data as one JSON object. Tombstones are written in binary mode.
+    CloudEventsJson {
+        /// As above.
+        source: String,
+    },
+}
+
+/// In whose words dead letters say what happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeadLetterHeaders {
+    /// Millstream's own, `millstream-dl-*`.
+    #[default]
+    Millstream,
+    /// And in those of Spring Kafka too, `kafka_dlt-*`, for tools that read these.
+    Spring,
+}
+
 /// Everything a connection is told.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -50,6 +89,9 @@ pub(crate) struct Settings {
     pub(crate) compression: String,
     pub(crate) write_within: Duration,
     pub(crate) security: Security,
+    pub(crate) transactions: Transactions,
+    pub(crate) dead_letter_headers: DeadLetterHeaders,
+    pub(crate) wire: Wire,
 }
 
 /// How long a question to a broker may take.
@@ -80,6 +122,9 @@ impl Settings {
             compression: "lz4".to_owned(),
             write_within: Duration::from_secs(30),
             security: Security::default(),
+            transactions: Transactions::default(),
+            dead_letter_headers: DeadLetterHeaders::default(),
+            wire: Wire::default(),
         }
     }
 
@@ -141,6 +186,24 @@ impl Settings {
         config
     }
 
+    /// A producer of transactions. What a process leaves open when it dies holds up readers, and the next owner of its
+    /// partitions, until the brokers end it: after its lease, as they do with its membership.
+    pub(crate) fn transactional(&self, id: &str) -> ClientConfig {
+        let mut config = self.producer();
+        let lease = self.lease.max(Duration::from_secs(1));
+        let answer = lease.min(ANSWER_WITHIN).as_millis().to_string();
+        let lease = lease.as_millis().to_string();
+        config
+            .set("transactional.id", id)
+            // A question may not take longer than the transaction it belongs to.
+            .set("socket.timeout.ms", answer)
+            .set("transaction.timeout.ms", &lease)
+            .set("message.timeout.ms", &lease)
+            // The brokers are still busy with the last transaction when the next begins; the default is 100.
+            .set("retry.backoff.ms", "5");
+        config
+    }
+
     /// The producer. Idempotent, so that what it sends again is neither twice there nor out of order.
     pub(crate) fn producer(&self) -> ClientConfig {
         let mut config = self.client();
@@ -195,5 +258,9 @@ mod tests {
         let settings = Settings::new("127.0.0.1:1".to_owned());
         type Producer = rdkafka::producer::BaseProducer<rdkafka::producer::DefaultProducerContext>;
         drop(Producer::from_config(&settings.producer()).unwrap());
+        for lease in [1, 6, 10, 60].map(Duration::from_secs) {
+            let settings = Settings { lease, ..settings.clone() };
+            drop(Producer::from_config(&settings.transactional("id")).unwrap());
+        }
     }
 }

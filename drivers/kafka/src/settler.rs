@@ -1,11 +1,13 @@
 //! Commits positions: of each partition the highest that was acknowledged. What counts is the broker's answer, and
 //! while a group rebalances it may refuse for a moment.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millstream_core::{Epoch, Error, ErrorKind, PartitionId, Result, Settled, Settlement, Settler, Verdict};
+use millstream_core::{
+    Epoch, Error, ErrorKind, Message, PartitionId, Result, Settled, Settlement, Settler, Verdict,
+};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -13,7 +15,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::cluster::Cluster;
 use crate::errors;
 use crate::member::{Finished, Member, number};
-use crate::settings::ANSWER_WITHIN;
+use crate::settings::{ANSWER_WITHIN, Transactions};
+use crate::together::{Happened, Together};
+use crate::transactor::{Ended, Transactor};
+use crate::writer::again;
 
 /// How long to wait before a commit is sent again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -23,21 +28,49 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub struct KafkaSettler {
     member: Arc<Member>,
     cluster: Arc<Cluster>,
+    /// Where what handlers send commits with their messages' positions.
+    transactor: Option<Arc<Mutex<Transactor>>>,
+    /// Partitions of which a transaction ended in a way that is not known.
+    doubtful: BTreeSet<(i32, u32)>,
+}
+
+/// A message that commits with another's position: whose partition and offset those are.
+type Sent = ((i32, u32), i64, Message);
+
+fn sent_with(settlement: &Settlement) -> impl Iterator<Item = Sent> {
+    let token = settlement.token.id();
+    let part = (number(token.partition), token.epoch.0);
+    let offset = i64::try_from(token.id).unwrap_or(i64::MAX - 1);
+    settlement.emit().iter().map(move |message| (part, offset, message.clone()))
 }
 
 /// How the commit of one partition ended.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum End {
     Done,
     Lost,
-    /// Refused, or not known, because of this.
+    /// Refused, because of this.
     Refused(Code),
+    /// Neither it nor what was to be written with it was done.
+    TakenBack(Arc<Error>),
     Unknown,
 }
 
 impl KafkaSettler {
     pub(crate) fn new(member: Arc<Member>, cluster: Arc<Cluster>) -> Self {
-        Self { member, cluster }
+        let settings = &cluster.settings;
+        let id = |group: &str| match &settings.instance {
+            Some(instance) => format!("{instance}.{group}.{}", member.topic),
+            // Any that nobody else has: the group's generation, which goes with each commit, keeps others away.
+            None => format!("{}.{group}.{}.{:016x}", settings.client_id, member.topic, fastrand::u64(..)),
+        };
+        let transactor = match (settings.transactions, &member.group) {
+            (Transactions::Handlers, Some(group)) => {
+                Some(Arc::new(Mutex::new(Transactor::new(Arc::clone(&cluster), id(group)))))
+            }
+            _ => None,
+        };
+        Self { member, cluster, transactor, doubtful: BTreeSet::new() }
     }
 
     fn locate(&self, error: Error) -> Error {
@@ -76,10 +109,50 @@ impl KafkaSettler {
                     End::Refused(code)
                 }
             };
-            ended.extend(ours.into_keys().map(|part| (part, end)));
+            ended.extend(ours.into_keys().map(|part| (part, end.clone())));
             break;
         }
         ended
+    }
+
+    /// Commits together with what handlers sent.
+    async fn transact(
+        &mut self,
+        transactor: Arc<Mutex<Transactor>>,
+        finished: Finished,
+        emits: Vec<Sent>,
+    ) -> (BTreeMap<(i32, u32), End>, BTreeSet<((i32, u32), i64)>) {
+        let parts: Vec<_> = finished.keys().copied().collect();
+        let all = |end: End| parts.iter().map(|part| (*part, end.clone())).collect::<BTreeMap<_, _>>();
+        let mut emitted = Vec::with_capacity(emits.len());
+        for (part, last, message) in emits {
+            match self.cluster.target(&message.topic).await {
+                Ok(topic) => emitted.push((part, last, message, topic.partitions)),
+                Err(error) => return (all(End::TakenBack(Arc::new(error))), BTreeSet::new()),
+            }
+        }
+        let together = Together { finished, emitted, doubtful: !self.doubtful.is_empty() };
+        let (member, cluster) = (Arc::clone(&self.member), Arc::clone(&self.cluster));
+        let ran = spawn_blocking(move || member.transact(&cluster, &transactor, &together)).await;
+        let Ok(Happened { ours, stale, ended }) = ran else {
+            self.doubtful.extend(parts.iter().copied());
+            return (all(End::Unknown), BTreeSet::new());
+        };
+        let end = match ended {
+            Ended::Committed => End::Done,
+            Ended::Aborted(error) => End::TakenBack(Arc::new(error)),
+            Ended::Unknown(error) => {
+                self.doubtful.extend(ours.keys().copied());
+                End::TakenBack(Arc::new(error))
+            }
+        };
+        if matches!(end, End::Done) {
+            // Those that are not ours any more are none of our business.
+            self.doubtful.retain(|part| !parts.contains(part));
+        }
+        let mut ended = all(End::Lost);
+        ended.extend(ours.into_keys().map(|part| (part, end.clone())));
+        (ended, stale)
     }
 
     fn settled(&self, end: End, settlement: Settlement) -> Settled {
@@ -88,6 +161,10 @@ impl KafkaSettler {
             End::Lost => Settled::Lost,
             End::Refused(code) => {
                 let error = self.locate(errors::of_code(code, "the position was not committed"));
+                Settled::Failed { error, settlement: Box::new(settlement) }
+            }
+            End::TakenBack(error) => {
+                let error = self.locate(again(&error));
                 Settled::Failed { error, settlement: Box::new(settlement) }
             }
             End::Unknown => Settled::Unknown(
@@ -112,26 +189,45 @@ impl Settler for KafkaSettler {
             let highest = finished.entry((number(token.partition), token.epoch.0)).or_insert(last);
             *highest = last.max(*highest);
         }
-        // Without a group nothing is kept, so nothing can fail.
-        let ended = match self.member.group {
-            Some(_) => self.commit(finished).await,
-            None => finished.into_keys().map(|part| (part, End::Done)).collect(),
+        let sent: Vec<Sent> = batch.iter().flat_map(sent_with).collect();
+        let emits = !sent.is_empty();
+        let transactor = self.transactor.clone().filter(|_| emits || !self.doubtful.is_empty());
+        let together = transactor.is_some();
+        let (ended, stale) = match (transactor, &self.member.group) {
+            (Some(transactor), _) => self.transact(transactor, finished, sent).await,
+            (None, Some(_)) if !emits => (self.commit(finished).await, BTreeSet::new()),
+            // Without a group nothing is kept, so nothing can fail.
+            _ => (finished.into_keys().map(|part| (part, End::Done)).collect(), BTreeSet::new()),
         };
         let settle = |settlement: Settlement| {
             let token = settlement.token.id();
+            if emits && !together {
+                let error = Error::new(ErrorKind::Unsupported, "nothing commits with a position here");
+                let error = self.locate(error.fix("connect with transactions=handlers"));
+                return Settled::Failed { error, settlement: Box::new(settlement) };
+            }
             if !matches!(settlement.verdict, Verdict::Ack) {
                 let error =
                     Error::new(ErrorKind::Unsupported, "a log settles by position, with nothing but Ack");
                 let error = self.locate(error.fix("let the scheduler park, retry and bury messages"));
                 return Settled::Failed { error, settlement: Box::new(settlement) };
             }
-            let end = ended.get(&(number(token.partition), token.epoch.0)).copied();
+            let part = (number(token.partition), token.epoch.0);
+            if stale.contains(&(part, i64::try_from(token.id).unwrap_or(i64::MAX - 1))) {
+                return Settled::Lost;
+            }
+            let end = ended.get(&part).cloned();
             self.settled(end.unwrap_or(End::Lost), settlement)
         };
         batch.into_iter().map(settle).collect()
     }
 
     async fn mark(&mut self, partition: PartitionId, epoch: Epoch, note: String) -> Result<()> {
+        if self.doubtful.contains(&(number(partition), epoch.0)) {
+            // A note goes with a position, and the one we know may be behind.
+            let error = Error::new(ErrorKind::Unavailable, "how the last transaction ended is not known yet");
+            return Err(self.locate(error.fix("nothing: it is asked for again")));
+        }
         let until = Instant::now() + ANSWER_WITHIN;
         loop {
             let (member, cluster) = (Arc::clone(&self.member), Arc::clone(&self.cluster));

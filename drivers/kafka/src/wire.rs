@@ -11,18 +11,28 @@ use rdkafka::Message as _;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
+use crate::cloudevents;
+use crate::cluster::Topic;
+use crate::settings::{DeadLetterHeaders, Wire};
+use crate::spring;
+
 /// The header of the id.
 pub const MESSAGE_ID: &str = "message_id";
 /// The header of the content type.
 pub const CONTENT_TYPE: &str = "content_type";
 
+/// The header that names the partition a message is to be written to, in decimal, instead of the one that its key hashes
+/// to. It is an instruction: no reader sees it.
+pub const PARTITION: &str = "millstream-kafka-partition";
+
 /// The longest name of a topic.
 const TOPIC_LIMIT: usize = 249;
 
 /// Refuses what Kafka cannot take.
-pub(crate) fn check(message: &Message, max_message: usize) -> Result<(), Error> {
+pub(crate) fn check(message: &Message, topic: &Topic, wire: &Wire) -> Result<(), Error> {
     check_topic(&message.topic)?;
-    let size = message.size();
+    let message = &*cloudevents::dress(message, wire)?;
+    let (size, max_message) = (message.size(), topic.max_message);
     if size > max_message {
         return Err(Error::new(
             ErrorKind::TooLarge,
@@ -35,6 +45,18 @@ pub(crate) fn check(message: &Message, max_message: usize) -> Result<(), Error> 
         return Err(Error::new(ErrorKind::InvalidMessage, "a header's name has a NUL byte")
             .topic(&*message.topic)
             .fix("use a visible name"));
+    }
+    if let Some(told) = message.headers.get(PARTITION).filter(|_| !message.headers.is_empty())
+        && chosen_partition(message, topic.partitions).is_none()
+    {
+        let (told, count) = (String::from_utf8_lossy(told), topic.partitions);
+        let what = match count {
+            0 => format!("{PARTITION} is {told:?}, which is no number of a partition"),
+            _ => format!("{PARTITION} is {told:?}, and the topic has the partitions 0 to {}", count - 1),
+        };
+        return Err(Error::new(ErrorKind::InvalidMessage, what)
+            .topic(&*message.topic)
+            .fix("name one that is there, or leave the header out: then the key decides"));
     }
     Ok(())
 }
@@ -55,9 +77,14 @@ pub(crate) fn check_topic(topic: &str) -> Result<(), Error> {
 }
 
 /// The record of a message for a topic of so many partitions, which borrows it.
-pub(crate) fn record(message: &Message, partitions: u32, opaque: usize) -> BaseRecord<'_, [u8], [u8], usize> {
+pub(crate) fn record(
+    message: &Message,
+    partitions: u32,
+    words: DeadLetterHeaders,
+    opaque: usize,
+) -> BaseRecord<'_, [u8], [u8], usize> {
     let mut record = BaseRecord::with_opaque_to(&message.topic, opaque);
-    record.partition = park_partition(message, partitions);
+    record.partition = chosen_partition(message, partitions).or_else(|| park_partition(message, partitions));
     record.key = message.key.as_deref();
     record.payload = message.data.as_deref();
     // The epoch says that no time was given: then it is now.
@@ -65,8 +92,17 @@ pub(crate) fn record(message: &Message, partitions: u32, opaque: usize) -> BaseR
         let millis = message.time.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis());
         record.timestamp = i64::try_from(millis).ok();
     }
-    record.headers = headers(message);
+    record.headers = headers(message, words);
     record
+}
+
+/// The partition that whoever published it chose. Where nobody asked how many there are, any number will do.
+fn chosen_partition(message: &Message, partitions: u32) -> Option<i32> {
+    if message.headers.is_empty() {
+        return None;
+    }
+    let partition: u32 = message.headers.get_str(PARTITION)?.parse().ok()?;
+    i32::try_from(partition).ok().filter(|_| partitions == 0 || partition < partitions)
 }
 
 /// A parked message waits in the partition that it had in its topic, where the partition's owner finds it: it may have no
@@ -79,10 +115,11 @@ fn park_partition(message: &Message, partitions: u32) -> Option<i32> {
     i32::try_from(partition).ok().filter(|_| partition < partitions)
 }
 
-fn headers(message: &Message) -> Option<OwnedHeaders> {
+fn headers(message: &Message, words: DeadLetterHeaders) -> Option<OwnedHeaders> {
     let own: [(&str, &str); 2] = [(MESSAGE_ID, &message.id), (CONTENT_TYPE, &message.content_type)];
     let own = own.into_iter().filter(|(_, value)| !value.is_empty());
-    let count = own.clone().count() + message.headers.len();
+    let spring = if words == DeadLetterHeaders::Spring { spring::told(message) } else { Vec::new() };
+    let count = own.clone().count() + message.headers.len() + spring.len();
     if count == 0 {
         return None;
     }
@@ -90,8 +127,11 @@ fn headers(message: &Message) -> Option<OwnedHeaders> {
     for (key, value) in own {
         headers = headers.insert(Header { key, value: Some(value.as_bytes()) });
     }
-    for (key, value) in message.headers.iter() {
+    for (key, value) in message.headers.iter().filter(|(name, _)| &***name != PARTITION) {
         headers = headers.insert(Header { key, value: value.map(|v| &**v) });
+    }
+    for (key, value) in &spring {
+        headers = headers.insert(Header { key, value: Some(&**value) });
     }
     Some(headers)
 }
@@ -115,6 +155,7 @@ pub(crate) fn time(millis: i64) -> SystemTime {
 }
 
 fn take_headers(message: &mut Message, headers: &BorrowedHeaders) {
+    let mut may_be_event = false;
     for index in 0..headers.count() {
         // The client panics over a name that is not UTF-8, which anybody may write. The rest of the message is sound.
         let Ok(header) = catch_unwind(AssertUnwindSafe(|| headers.try_get(index))) else {
@@ -127,11 +168,17 @@ fn take_headers(message: &mut Message, headers: &BorrowedHeaders) {
             (CONTENT_TYPE, Some(Ok(kind))) if message.content_type.is_empty() => {
                 message.content_type = kind.into();
             }
-            _ => match value {
-                Some(value) => message.headers.append(key, Bytes::copy_from_slice(value)),
-                None => message.headers.append_null(key),
-            },
+            _ => {
+                may_be_event |= matches!(key, cloudevents::VERSION | cloudevents::CONTENT_TYPE);
+                match value {
+                    Some(value) => message.headers.append(key, Bytes::copy_from_slice(value)),
+                    None => message.headers.append_null(key),
+                }
+            }
         }
+    }
+    if may_be_event {
+        cloudevents::undress(message);
     }
 }
 
@@ -144,7 +191,7 @@ mod tests {
         let mut message = Message::new("t", "x").with_id("7").with_content_type("text/plain");
         message.headers.append("a", "");
         message.headers.append_null("b");
-        let headers = headers(&message).unwrap();
+        let headers = headers(&message, DeadLetterHeaders::Millstream).unwrap();
         let all: Vec<_> = headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect();
         let text = |t: &str| Some(t.as_bytes().to_vec());
         assert_eq!(
@@ -164,13 +211,35 @@ mod tests {
         );
     }
 
+    fn partition_of(message: &Message, partitions: u32) -> Option<i32> {
+        record(message, partitions, DeadLetterHeaders::Millstream, 0).partition
+    }
+
     #[test]
     fn what_is_parked_keeps_its_partition_as_long_as_there_is_one() {
         let plain = Message::new("t", "x").with_key("k");
         let parked = plain.clone().with_header(names::PARK_PARTITION, "2");
-        assert_eq!(record(&plain, 3, 0).partition, None);
-        assert_eq!(record(&parked, 3, 0).partition, Some(2));
-        assert_eq!(record(&parked, 2, 0).partition, None);
+        assert_eq!(partition_of(&plain, 3), None);
+        assert_eq!(partition_of(&parked, 3), Some(2));
+        assert_eq!(partition_of(&parked, 2), None);
+    }
+
+    #[test]
+    fn a_partition_that_is_chosen_is_taken_and_the_choice_does_not_travel() {
+        let chosen = Message::new("t", "x").with_key("k").with_header(PARTITION, "2");
+        assert_eq!(partition_of(&chosen, 3), Some(2));
+        assert_eq!(partition_of(&chosen, 0), Some(2), "nobody asked how many there are");
+        assert!(
+            headers(&chosen, DeadLetterHeaders::Millstream)
+                .is_none_or(|h| h.iter().all(|h| h.key != PARTITION))
+        );
+        let topic = |partitions| Topic { partitions, max_message: 1_000 };
+        assert!(check(&chosen, &topic(3), &Wire::Streams).is_ok());
+        for (bad, partitions) in [("2", 2), ("-1", 3), ("two", 0)] {
+            let message = chosen.clone().with_header(PARTITION, bad);
+            let error = check(&message, &topic(partitions), &Wire::Streams).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidMessage, "{error}");
+        }
     }
 
     #[test]

@@ -18,8 +18,8 @@ use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 use crate::batches::{BATCH_LIMIT, Batch, Batches};
 use crate::cluster::{Cluster, Topic};
 use crate::ears::Ears;
-use crate::settings::Create;
-use crate::{errors, wire};
+use crate::settings::Wire;
+use crate::{cloudevents, errors, wire};
 
 /// Messages of one call at most.
 const MAX_BATCH: usize = 10_000;
@@ -48,9 +48,15 @@ impl std::fmt::Debug for KafkaWriter {
 }
 
 /// Takes delivery reports to their batches.
-struct Reports {
+pub(crate) struct Reports {
     batches: Arc<Batches>,
     ears: Ears,
+}
+
+impl Reports {
+    pub(crate) fn new(batches: Arc<Batches>, ears: Ears) -> Self {
+        Self { batches, ears }
+    }
 }
 
 impl ClientContext for Reports {
@@ -98,11 +104,19 @@ fn failure(told: Result<i64, KafkaError>) -> Option<KafkaError> {
 impl KafkaWriter {
     pub(crate) fn new(cluster: Arc<Cluster>) -> Result<Self> {
         let batches = Arc::new(Batches::default());
-        let reports = Reports { batches: Arc::clone(&batches), ears: cluster.ears.for_another() };
+        let reports = Reports::new(Arc::clone(&batches), cluster.ears.for_another());
         let producer = ThreadedProducer::from_config_and_context(&cluster.settings.producer(), reports)
             .map_err(|e| errors::settings(&e, "the settings of the producer were refused"))?;
         let inner = Inner { cluster, producer, batches, closed: AtomicBool::new(false) };
         Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+impl KafkaWriter {
+    /// Of each message, how many partitions its topic has, or why it cannot be written.
+    pub(crate) async fn check_each(&self, batch: &[Message]) -> Vec<Result<u32>> {
+        let topics = self.inner.topics(batch).await;
+        batch.iter().map(|message| fits(message, &topics, &self.inner.cluster.settings.wire)).collect()
     }
 }
 
@@ -141,18 +155,10 @@ impl Inner {
         let mut topics = HashMap::new();
         for message in batch {
             if !topics.contains_key(&*message.topic) {
-                topics.insert(message.topic.to_string(), self.topic(&message.topic).await);
+                topics.insert(message.topic.to_string(), self.cluster.target(&message.topic).await);
             }
         }
         topics
-    }
-
-    async fn topic(&self, name: &str) -> Result<Topic> {
-        if self.cluster.settings.create == Create::Assume {
-            wire::check_topic(name)?;
-            return Ok(Topic { partitions: 0, max_message: self.cluster.settings.max_message });
-        }
-        self.cluster.topic(name).await
     }
 
     /// Hands a message to the producer, waiting while its queue is full.
@@ -163,12 +169,19 @@ impl Inner {
         place: usize,
         batch: &Batch,
     ) -> Result<(), KafkaError> {
+        let settings = &self.cluster.settings;
+        // It was asked about before.
+        let refused = |_| KafkaError::MessageProduction(Code::InvalidMessage);
+        let dressed = cloudevents::dress(message, &settings.wire).map_err(refused)?;
+        let words = settings.dead_letter_headers;
         loop {
             // One that is created before the look at the queue misses no report after it.
             let room = self.batches.room.notified();
             let opaque = batch.expect(place);
-            let refused =
-                self.producer.send(wire::record(message, partitions, opaque)).map_err(|(error, _)| error);
+            let refused = self
+                .producer
+                .send(wire::record(&dressed, partitions, words, opaque))
+                .map_err(|(error, _)| error);
             let Err(error) = refused else { return Ok(()) };
             // No report will come of this one.
             self.batches.ended(batch);
@@ -222,6 +235,7 @@ impl Writer for KafkaWriter {
         can.durability = Durability::Server;
         can.max_message = Some(self.inner.cluster.settings.max_message);
         can.max_batch = MAX_BATCH;
+        can.store = Some(self.inner.cluster.store);
         can
     }
 
@@ -239,15 +253,10 @@ impl Writer for KafkaWriter {
                 return Err(Inner::closed());
             }
             for (place, message) in batch.iter().enumerate() {
-                let checked = match topics.get(&*message.topic) {
-                    Some(Ok(topic)) => wire::check(message, topic.max_message).map(|()| topic.partitions),
-                    Some(Err(error)) => Err(again(error)),
-                    None => Ok(0),
-                };
-                let partitions = match checked {
+                let partitions = match fits(message, &topics, &inner.cluster.settings.wire) {
                     Ok(partitions) => partitions,
                     Err(error) => {
-                        outcomes.push((place, WriteOutcome::Failed(message.locate(error))));
+                        outcomes.push((place, WriteOutcome::Failed(error)));
                         continue;
                     }
                 };
@@ -272,6 +281,15 @@ impl Writer for KafkaWriter {
         Ok(WriteReport::each(all))
     }
 
+    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
+        let checked = self.check_each(batch).await.into_iter();
+        let outcome = |fits: Result<u32>| match fits {
+            Ok(_) => WriteOutcome::Written(None),
+            Err(error) => WriteOutcome::Failed(error),
+        };
+        Ok(WriteReport::each(checked.map(outcome).collect()))
+    }
+
     async fn close(&self) -> Result<()> {
         let inner = &*self.inner;
         inner.closed.store(true, Ordering::Release);
@@ -291,8 +309,18 @@ impl Writer for KafkaWriter {
     }
 }
 
+/// How many partitions the topic of a message has, if it can be written there.
+fn fits(message: &Message, topics: &HashMap<String, Result<Topic>>, wire: &Wire) -> Result<u32> {
+    let fits = match topics.get(&*message.topic) {
+        Some(Ok(topic)) => wire::check(message, topic, wire).map(|()| topic.partitions),
+        Some(Err(error)) => Err(again(error)),
+        None => Ok(0),
+    };
+    fits.map_err(|error| message.locate(error))
+}
+
 /// The same error for another message.
-fn again(error: &Error) -> Error {
+pub(crate) fn again(error: &Error) -> Error {
     let context = error.context();
     let copy = Error::new(error.kind(), context.message.clone());
     match &context.fix {

@@ -5,29 +5,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millstream_core::{BoxFuture, Connection, Result};
-use millstream_kafka::{Kafka, Protocol};
+use millstream_kafka::{Kafka, Protocol, Transactions};
 use millstream_testkit::conformance::{self, Harness, Scale};
 
 struct Broker {
     address: String,
     protocol: Protocol,
+    transactions: Transactions,
     /// Of this case.
     number: usize,
 }
 
-fn broker(protocol: Protocol) -> Broker {
+fn broker(protocol: Protocol, transactions: Transactions) -> Broker {
     // Never skipped in silence: who has no broker is told how to get one.
     let address = std::env::var("MILLSTREAM_KAFKA").expect(
         "set MILLSTREAM_KAFKA to a broker: `cargo xtask services start kafka` starts one and prints it",
     );
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    Broker { address, protocol, number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    Broker { address, protocol, transactions, number: NEXT.fetch_add(1, Ordering::Relaxed) }
 }
 
 impl Harness for Broker {
     fn connect(&self) -> BoxFuture<'_, Result<Connection>> {
         Box::pin(async {
-            let builder = Kafka::builder(self.address.clone()).protocol(self.protocol);
+            let builder =
+                Kafka::builder(self.address.clone()).protocol(self.protocol).transactions(self.transactions);
             // Some cases have members that nobody reads for a while, where the contract wants every member read: in a
             // protocol that asks all of them back at each change, one such holds up the others that long.
             let builder = builder.lease(Duration::from_secs(6)).revoke_within(Duration::from_secs(3));
@@ -51,8 +53,9 @@ impl Harness for Broker {
 
 fn main() -> ExitCode {
     conformance::main(vec![
-        ("range", || broker(Protocol::Range)),
-        ("cooperative", || broker(Protocol::Cooperative)),
-        ("consumer", || broker(Protocol::Consumer)),
+        ("range", || broker(Protocol::Range, Transactions::None)),
+        ("cooperative", || broker(Protocol::Cooperative, Transactions::None)),
+        ("consumer", || broker(Protocol::Consumer, Transactions::None)),
+        ("transactions", || broker(Protocol::Range, Transactions::Handlers)),
     ])
 }

@@ -8,10 +8,13 @@
 //! takes twice as long as to sync one that is overwritten. So once it is large, and nearly all of it is moved, the writer
 //! moves the rest itself, between two commits.
 
+use std::cell::Cell;
+use std::os::raw::c_int;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use rusqlite::hooks::Wal;
 
 use crate::errors;
 use crate::hub::Shared;
@@ -20,6 +23,9 @@ use crate::open::{self, Role};
 /// How often at most, and how often at least if anything was committed.
 const EVERY: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(2);
+
+/// So much is written to the log before it is moved.
+pub(crate) const AFTER: u64 = 4 << 20;
 
 /// A write-ahead log of this size is to start again.
 const LARGE: u64 = 16 << 20;
@@ -70,6 +76,46 @@ pub(crate) fn run(shared: &Shared, mut connection: Connection) {
             }
         }
         std::thread::sleep(EVERY);
+    }
+}
+
+thread_local! {
+    /// Pages in the log after this thread's last commit.
+    static LENGTH: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Has SQLite tell how long the log is after each commit of this connection's. One row that changes may rewrite ten
+/// pages: from what is published it cannot be told how the log grows.
+pub(crate) fn measure(connection: &Connection) {
+    fn note(_: &Wal, pages: c_int) -> rusqlite::Result<()> {
+        LENGTH.set(u64::try_from(pages).unwrap_or(0));
+        Ok(())
+    }
+    connection.wal_hook(Some(note));
+}
+
+/// What this thread has written to the log, in pages, and what of it was to be moved last.
+#[derive(Debug, Default)]
+pub(crate) struct Growth {
+    page: u64,
+    asked: u64,
+}
+
+impl Growth {
+    /// Whether enough came since this last said so. A log that is shorter than then has started again.
+    pub(crate) fn is_due(&mut self, connection: &Connection) -> bool {
+        let length = LENGTH.get();
+        if length < self.asked {
+            self.asked = 0;
+        }
+        if self.page == 0 {
+            self.page = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap_or(4_096);
+        }
+        let due = (length - self.asked) * self.page >= AFTER;
+        if due {
+            self.asked = length;
+        }
+        due
     }
 }
 
@@ -157,6 +203,26 @@ mod tests {
         file.write(1_000);
         drop(reading);
         assert!(move_most(&file.checkpointer).unwrap());
+    }
+
+    #[test]
+    fn what_grows_the_log_counts_and_not_what_was_written() {
+        // Given a row so large that a change of one number in it rewrites many pages.
+        let file = file();
+        measure(&file.writer);
+        let mut growth = Growth::default();
+        file.writer.execute_batch("CREATE TABLE n(n INT); INSERT INTO n VALUES(0)").unwrap();
+        file.writer.execute_batch("CREATE INDEX by_n ON n(n)").unwrap();
+        assert!(!growth.is_due(&file.writer));
+        // When it changes often, a few bytes at a time.
+        let mut asked = 0;
+        for _ in 0..3_000 {
+            file.writer.execute_batch("UPDATE n SET n = n + 1").unwrap();
+            asked += u64::from(growth.is_due(&file.writer));
+        }
+        // Then the log was to be moved as often as it grew by so much.
+        let grown = open::wal_size(&file.path);
+        assert!(asked >= grown / AFTER - 1 && asked <= grown / AFTER && asked > 2, "{asked} of {grown}");
     }
 
     #[test]

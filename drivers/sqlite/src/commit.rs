@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use millstream_core::{Error, ErrorKind, Message, Result, Settled, WriteOutcome};
+use millstream_core::{Error, ErrorKind, Result, Settled, WriteOutcome};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use crate::balance::{self, Balanced};
+use crate::checkpoint::{self, Growth};
 use crate::crowd::Crowd;
 use crate::hub::{Held, Request, Shared, Work};
 use crate::linger::Linger;
@@ -22,7 +23,7 @@ use crate::open::{self, Identity, Role};
 use crate::publish::{self, Known};
 use crate::settle::{Batch, Desk, Fate, Savepoint, Touched, Verified};
 use crate::wake::Wake;
-use crate::{checkpoint, clock, errors, retention};
+use crate::{clock, errors, retention};
 
 /// Messages and settlements in one transaction, at most.
 const MOST: usize = 4_096;
@@ -38,8 +39,6 @@ const IDLE_SLOTS: usize = 1_024;
 const STEP_BESIDE: (usize, Duration) = (50, Duration::from_millis(1));
 /// and in one of its own: fewer syncs of the disk.
 const STEP_ALONE: (usize, Duration) = (200, Duration::from_millis(5));
-/// Bytes after which a checkpoint is asked for.
-const CHECKPOINT_AFTER: usize = 4 << 20;
 /// How often a file that could not be opened again is tried.
 const REOPEN_EVERY: Duration = Duration::from_millis(200);
 
@@ -58,7 +57,7 @@ pub(crate) fn run(shared: Arc<Shared>, connection: Connection, identity: Identit
         next_due: None,
         due_looked: Instant::now(),
         retention: Instant::now() + RETENTION_EVERY,
-        written: 0,
+        growth: Growth::default(),
         crowd: Crowd::default(),
         linger: Linger::default(),
         verified: Verified::default(),
@@ -72,7 +71,7 @@ pub(crate) fn run(shared: Arc<Shared>, connection: Connection, identity: Identit
     clock::sleep_exactly();
     // Whoever wrote to the log before may have been killed too soon to move it. Before anything is written all of it can
     // be moved, so that the log starts again.
-    if open::wal_size(&writer.shared.path) >= CHECKPOINT_AFTER as u64
+    if open::wal_size(&writer.shared.path) >= checkpoint::AFTER
         && let Some(connection) = &writer.connection
         && let Err(error) = checkpoint::move_rest(connection)
     {
@@ -128,8 +127,8 @@ struct Writer<'w> {
     /// When that was last looked up.
     due_looked: Instant,
     retention: Instant,
-    /// Bytes since a checkpoint was last asked for.
-    written: usize,
+    /// How the log grows.
+    growth: Growth,
     crowd: Crowd,
     linger: Linger,
     /// Slots that are known to be ours.
@@ -187,7 +186,6 @@ struct Round {
     requests: usize,
     /// Messages and settlements.
     size: usize,
-    bytes: usize,
     /// Whether members or slots changed.
     members: bool,
     /// Members to be looked at after the commit.
@@ -389,7 +387,6 @@ impl Writer<'_> {
         match request {
             Request::Publish { messages, reply, held } => {
                 round.size += messages.len();
-                round.bytes += messages.iter().map(Message::size).sum::<usize>();
                 let written =
                     publish::write(connection, &mut self.known, &messages, self.shared.settings.max_message);
                 let delayed = messages.iter().any(|message| message.deliver_at.is_some());
@@ -660,7 +657,7 @@ impl Writer<'_> {
     // ---- After it ----------------------------------------------------------------------------------------
 
     fn committed(&mut self, round: Round, stored: Vec<(Arc<Member>, usize, crate::progress::Progress)>) {
-        let Round { waiting, mut touched, bytes, members, mut again, later, dirty, .. } = round;
+        let Round { waiting, mut touched, members, mut again, later, dirty, .. } = round;
         for (member, slot, progress) in stored {
             if let Some(slot) = member.lock().slots[slot].as_mut() {
                 slot.parked = progress.parked;
@@ -758,9 +755,8 @@ impl Writer<'_> {
             if members || self.shared.others.load(Ordering::Relaxed) {
                 self.wake.wake();
             }
-            self.written += bytes + 4_096;
-            if self.written >= CHECKPOINT_AFTER {
-                self.written = 0;
+            let connection = self.connection.as_ref();
+            if connection.is_some_and(|connection| self.growth.is_due(connection)) {
                 self.shared.checkpoint_bell.ring();
             }
         }

@@ -17,7 +17,9 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use foldhash::HashMap;
-use millstream_core::{ByteString, Error, ErrorKind, Message, Result, Settled, Settlement, WriteOutcome};
+use millstream_core::{
+    ByteString, Error, ErrorKind, Message, Result, Settled, Settlement, StoreId, WriteOutcome,
+};
 use rusqlite::Connection;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -48,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// Names the process to others, so that they see when it is gone.
     pub(crate) process: String,
+    /// Names it to the toolkit: what a handler sends by this connection commits with its acknowledgement.
+    pub(crate) store: StoreId,
     members: Mutex<Vec<Arc<Member>>>,
     /// How often members came or went.
     members_version: AtomicU64,
@@ -190,6 +194,7 @@ impl Hub {
             path: path.to_owned(),
             settings,
             process: clock::this_process(),
+            store: StoreId::unique(),
             members: Mutex::default(),
             members_version: AtomicU64::new(1),
             topics: Mutex::default(),

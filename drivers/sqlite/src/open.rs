@@ -14,7 +14,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, ffi};
 use rustix::io::Errno;
 
-use crate::{clock, errors, schema};
+use crate::{checkpoint, clock, errors, schema};
 
 /// What happens if the file is not there, or is there and empty.
 ///
@@ -430,6 +430,9 @@ pub(crate) fn connect(path: &Path, role: Role, busy_timeout: Duration) -> Result
     use_wal(path, &connection)?;
     // Checkpoints within a commit would swallow their errors.
     connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(())).map_err(failed)?;
+    if role == Role::Writer {
+        checkpoint::measure(&connection);
+    }
     if role == Role::Reader {
         connection.execute_batch("PRAGMA query_only = ON").map_err(failed)?;
     }

@@ -78,7 +78,7 @@ impl Reader for SqliteReader {
         can.redelivery_count = true;
         can.parking = Parking::Native;
         can.dead_letters = DeadLetters::Native;
-        can.atomic_emit = true;
+        can.atomic_emit = Some(self.hub.shared().store);
         can.effects = true;
         can
     }

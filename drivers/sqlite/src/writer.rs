@@ -45,6 +45,7 @@ impl Writer for SqliteWriter {
         can.delay = Some(Duration::from_secs(100 * 366 * 24 * 3600));
         can.max_message = Some(self.hub.shared().settings.max_message);
         can.max_batch = 1_000;
+        can.store = Some(self.hub.shared().store);
         can
     }
 

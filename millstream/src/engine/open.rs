@@ -39,6 +39,12 @@ pub(super) struct Parts {
 /// Without a limit of the driver's own: how long a message may stay away.
 const LONGEST_REDELIVERY: Duration = Duration::from_secs(12 * 3600);
 
+/// Whether what handlers send commits with the acknowledgement: only what goes to where the reader commits.
+fn commits_emits(reader: &Capabilities, writer: Option<&dyn DynWriter>) -> bool {
+    reader.atomic_emit.is_some()
+        && reader.atomic_emit == writer.and_then(|writer| writer.capabilities().store)
+}
+
 pub(super) async fn open(engine: &Engine, spec: Spec) -> Result<Parts> {
     let Spec { info, policy, mut open, work } = spec;
     let capabilities = engine.reader.capabilities();
@@ -85,7 +91,7 @@ pub(super) async fn open(engine: &Engine, spec: Spec) -> Result<Parts> {
         policy: policy.clone(),
         cumulative: capabilities.settle == SettleMode::Cumulative,
         partitions: capabilities.partitions,
-        atomic_emit: capabilities.atomic_emit,
+        atomic_emit: commits_emits(&capabilities, engine.writer.as_deref()),
         effects: capabilities.effects,
         park: park_mode,
         keyed_redelivery: capabilities.order == Order::Key,

@@ -73,6 +73,7 @@ pub(super) async fn run(desk: Arc<Desk>, route: Route) {
             }
             continue;
         }
+        check(&desk, &route, &mut going).await;
         write(&desk, &route, &mut going).await;
         dedup(&desk, &mut going).await;
         // What has still to be tried again goes back to its place at the front.
@@ -82,7 +83,7 @@ pub(super) async fn run(desk: Arc<Desk>, route: Route) {
                 if let (Load::Emit(messages), true) = (&trip.out.load, trip.left.is_empty()) {
                     window.counts.emit(messages.len() as u64);
                 }
-                window.left(&trip.out, Instant::now());
+                window.left(trip.out, Instant::now());
             }
         });
         trips.splice(0..0, still);
@@ -114,6 +115,30 @@ fn go(trips: &mut Vec<Trip>, now: Instant) -> Vec<Trip> {
     going
 }
 
+/// Asks about what will commit with a position. What is refused for good must show before that: a position that cannot be
+/// committed holds up all behind it.
+async fn check(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
+    let Some(writer) = &route.writer else { return };
+    let mut refused: Vec<(usize, Error)> = Vec::new();
+    let mut worked = true;
+    for (i, trip) in going.iter_mut().enumerate() {
+        let Load::Ride(messages) = &trip.out.load else { continue };
+        let outcomes = outcomes(writer.check(messages).await, messages.len());
+        match outcomes.into_iter().find_map(|outcome| outcome.into_result().err()) {
+            None => {}
+            Some(error) if is_refusal(&error) => refused.push((i, error)),
+            Some(error) => {
+                worked = false;
+                failed(desk, route.way, trip, error);
+            }
+        }
+    }
+    if worked && going.iter().any(|trip| matches!(trip.out.load, Load::Ride(_))) {
+        works(desk, route.way);
+    }
+    refuse(desk, going, refused);
+}
+
 /// Writes what is to be written. A trip whose `not_before` is set afterwards failed and is tried again.
 async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
     let max = route.writer.as_ref().and_then(|w| w.capabilities().max_message).unwrap_or(usize::MAX);
@@ -122,7 +147,7 @@ async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
         if !trip.packed {
             trip.packed = true;
             match &trip.out.load {
-                Load::Nothing => {}
+                Load::Nothing | Load::Ride(_) => {}
                 Load::Emit(messages) => trip.left.clone_from(messages),
                 Load::Park(load) => trip.left.push(park::park(load, &route.topic)),
                 Load::Dead(load) => {
@@ -184,9 +209,28 @@ async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
             }
         }
     }
-    if worked && desk.faults.clear(place(route.way)) {
-        tracing::info!(topic = %desk.info.topic, way = ?route.way, "writing works again");
+    if worked {
+        works(desk, route.way);
     }
+    refuse(desk, going, refused);
+    if route.way == Way::Dead {
+        let done = going.iter().filter(|t| t.left.is_empty()).count() as u64;
+        desk.with(Instant::now(), |window| window.counts.dead(done));
+    }
+}
+
+fn works(desk: &Desk, way: Way) {
+    if desk.faults.clear(place(way)) {
+        tracing::info!(topic = %desk.info.topic, ?way, "writing works again");
+    }
+}
+
+/// Takes out those whose handlers sent what will never be taken, by their places in ascending order.
+fn refuse(
+    desk: &Desk,
+    going: &mut Vec<Trip>,
+    refused: impl IntoIterator<Item = (usize, Error), IntoIter: DoubleEndedIterator>,
+) {
     for (i, error) in refused.into_iter().rev() {
         let trip = going.remove(i);
         tracing::error!(topic = %desk.info.topic, handler = %desk.info.handler, %error,
@@ -194,10 +238,6 @@ async fn write(desk: &Desk, route: &Route, going: &mut Vec<Trip>) {
         desk.with(Instant::now(), |window| {
             window.unsendable(trip.out.index, &trip.out.rest, &error, Instant::now());
         });
-    }
-    if route.way == Way::Dead {
-        let done = going.iter().filter(|t| t.left.is_empty()).count() as u64;
-        desk.with(Instant::now(), |window| window.counts.dead(done));
     }
 }
 

@@ -27,6 +27,7 @@ type Checked<T = ()> = Result<T, String>;
 /// The functions of the contract that [`check`] has cases for, as [`public`](super::public) names them.
 pub const FUNCTIONS: &[&str] = &[
     "Writer::write",
+    "Writer::check",
     "Writer::close",
     "Reader::open",
     "Source::read",
@@ -43,6 +44,7 @@ pub const FUNCTIONS: &[&str] = &[
     "Admin::purge",
     "Admin::dead_letters",
     "Admin::remove_dead_letter",
+    "Admin::diagnose",
 ];
 
 /// The functions that [`check_store`] has cases for.
@@ -133,6 +135,7 @@ fn runtime(paused: bool) -> tokio::runtime::Runtime {
 async fn run(function: &str, ground: &Ground, cut: &Cut) -> Checked {
     match function {
         "Writer::write" => write(ground, cut).await,
+        "Writer::check" => check_writer(ground, cut).await,
         "Writer::close" => close_writer(ground, cut).await,
         "Reader::open" => open(ground, cut).await,
         "Source::read" => read(ground, cut).await,
@@ -149,6 +152,7 @@ async fn run(function: &str, ground: &Ground, cut: &Cut) -> Checked {
         "Admin::purge" => purge(ground, cut).await,
         "Admin::dead_letters" => dead_letters(ground, cut).await,
         "Admin::remove_dead_letter" => remove_dead_letter(ground, cut).await,
+        "Admin::diagnose" => diagnose(ground, cut).await,
         other => Err(format!("there is no case for {other}")),
     }
 }
@@ -424,6 +428,20 @@ async fn write(ground: &Ground, cut: &Cut) -> Checked {
     Ok(())
 }
 
+async fn check_writer(ground: &Ground, cut: &Cut) -> Checked {
+    let batch = named("m", 3);
+    let messages = ground.messages(&batch);
+
+    let checked = cut.run(ground.connection.writer.check(&messages)).await;
+
+    let checked = checked.transpose().map_err(|e| told(&e))?;
+    ensure!(checked.is_none_or(|report| report.is_all_written()), "nothing speaks against these messages");
+    // Asking wrote nothing.
+    let later = named("later", 2);
+    ground.write(&later).await?;
+    ground.drain_anew("g", &Expected::must(later)).await.map(drop)
+}
+
 async fn close_writer(ground: &Ground, cut: &Cut) -> Checked {
     let mut member = ground.join("g").await?;
     let batch = named("beside", 3);
@@ -555,7 +573,7 @@ async fn settle(ground: &Ground, cut: &Cut) -> Checked {
                 let letter = ground.message(format!("letter of {id}"));
                 settlement.verdict = Verdict::Dead(Box::new(letter));
             }
-            4 if can.atomic_emit && emits.is_none() => {
+            4 if can.atomic_emit.is_some() && emits.is_none() => {
                 emits = Some(id.clone());
                 settlement.along_mut().emit = vec![Message::new(other.clone(), "emitted").with_id("emitted")];
             }
@@ -818,6 +836,18 @@ async fn remove_dead_letter(ground: &Ground, cut: &Cut) -> Checked {
     let left: Vec<u64> = buried.iter().copied().filter(|other| *other != id).collect();
     ensure!(letters(ground).await? == left, "others were removed, or it was not");
     Ok(())
+}
+
+async fn diagnose(ground: &Ground, cut: &Cut) -> Checked {
+    let batch = named("m", 3);
+    ground.write(&batch).await?;
+    let admin = ground.admin()?;
+
+    let found = cut.run(admin.diagnose(&ground.topic)).await.transpose().map_err(|e| told(&e))?;
+
+    let again = admin.diagnose(&ground.topic).await.map_err(|e| told(&e))?;
+    ensure!(found.is_none_or(|found| found == again), "looking changed what was found");
+    ground.drain_anew("g", &Expected::must(batch)).await.map(drop)
 }
 
 // ---- Deduplication stores ------------------------------------------------------------------------------------

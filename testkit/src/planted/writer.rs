@@ -60,6 +60,10 @@ impl Writer for PlantedWriter {
         self.inner.capabilities()
     }
 
+    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
+        self.inner.check(batch).await
+    }
+
     async fn write(&self, mut batch: Vec<Message>) -> Result<WriteReport> {
         let count = batch.len();
         if let Some(bug) = self.bug {

@@ -160,6 +160,12 @@ impl Builder {
         self
     }
 
+    /// A log in partitions commits messages together with a position, as a whole log does anyway.
+    pub fn transactions(mut self) -> Self {
+        self.config.transactions = true;
+        self
+    }
+
     /// The seed of all randomness: the order in which an unordered queue delivers. Default 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.config.seed = seed;

@@ -1,5 +1,6 @@
 //! The reading side: opening, reading, settling, extending.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 
@@ -397,7 +398,7 @@ impl SimSettler {
             Suffered::Nothing | Suffered::AnswerLost => {}
         }
         let settled = if state.coordinators.contains_key(&key) {
-            commit(state, &key, member, settlement)
+            commit(state, config, &key, member, settlement, now)
         } else {
             settle_in_pool(state, config, &key, member, settlement, now)
         };
@@ -426,18 +427,45 @@ fn refuse(settlement: Settlement, what: &str, key: &GroupKey) -> Settled {
 }
 
 /// Settling by position.
-fn commit(state: &mut State, key: &GroupKey, member: u32, settlement: Settlement) -> Settled {
+fn commit(
+    state: &mut State,
+    config: &Config,
+    key: &GroupKey,
+    member: u32,
+    mut settlement: Settlement,
+    now: Instant,
+) -> Settled {
     if !matches!(settlement.verdict, Verdict::Ack) {
         return refuse(settlement, "a partitioned log knows no verdict but Ack", key);
     }
-    if settlement.takes_along() {
+    let emits = config.transactions && settlement.others().is_empty() && settlement.effects().is_empty();
+    if settlement.takes_along() && !emits {
         return refuse(settlement, "a partitioned log commits nothing along with a position", key);
     }
-    let coordinator = state.coordinators.get_mut(key);
-    match coordinator.is_some_and(|c| c.commit(member, settlement.token.id())) {
-        true => Settled::Done,
-        false => Settled::Lost,
+    if let Err(error) = room_for(state, config, settlement.emit()) {
+        return Settled::Failed { error, settlement: Box::new(settlement) };
     }
+    let coordinator = state.coordinators.get_mut(key);
+    if !coordinator.is_some_and(|c| c.commit(member, settlement.token.id())) {
+        return Settled::Lost;
+    }
+    if settlement.takes_along() {
+        for message in std::mem::take(&mut settlement.along_mut().emit) {
+            // Checked above.
+            let _ = state.append(message, config, now);
+        }
+    }
+    Settled::Done
+}
+
+/// Whether all of these can be appended.
+fn room_for(state: &mut State, config: &Config, messages: &[Message]) -> Result<()> {
+    let mut more = std::collections::BTreeMap::<ByteString, usize>::new();
+    messages.iter().for_each(|m| *more.entry(m.topic.clone()).or_default() += 1);
+    more.iter().try_for_each(|(topic, count)| {
+        state.room(topic, *count, config)?;
+        state.topic(topic, config).map(|_| ())
+    })
 }
 
 /// Settling one by one.
@@ -460,7 +488,8 @@ fn settle_in_pool(
     if !held(token) || !others.iter().all(|other| held(*other)) {
         return Settled::Lost;
     }
-    if !others.is_empty() && (!can.atomic_emit && !can.effects || !matches!(settlement.verdict, Verdict::Ack))
+    if !others.is_empty()
+        && (can.atomic_emit.is_none() && !can.effects || !matches!(settlement.verdict, Verdict::Ack))
     {
         return refuse(
             settlement,
@@ -468,7 +497,9 @@ fn settle_in_pool(
             key,
         );
     }
-    if !can.atomic_emit && !settlement.emit().is_empty() || !can.effects && !settlement.effects().is_empty() {
+    if can.atomic_emit.is_none() && !settlement.emit().is_empty()
+        || !can.effects && !settlement.effects().is_empty()
+    {
         return refuse(settlement, "this broker commits nothing along with a verdict", key);
     }
     match &settlement.verdict {
@@ -487,14 +518,8 @@ fn settle_in_pool(
         let what = format!("the effect {:?} failed", bad.name);
         return Settled::EffectsFailed(Error::new(ErrorKind::Handler, what).topic(&*key.0).group(&*key.1));
     }
-    let mut more = std::collections::BTreeMap::<ByteString, usize>::new();
-    settlement.emit().iter().for_each(|m| *more.entry(m.topic.clone()).or_default() += 1);
-    for (topic, count) in &more {
-        let possible =
-            state.room(topic, *count, config).and_then(|()| state.topic(topic, config).map(|_| ()));
-        if let Err(error) = possible {
-            return Settled::Failed { error, settlement: Box::new(settlement) };
-        }
+    if let Err(error) = room_for(state, config, settlement.emit()) {
+        return Settled::Failed { error, settlement: Box::new(settlement) };
     }
     for message in std::mem::take(&mut settlement.along_mut().emit) {
         // Checked above.
@@ -521,8 +546,22 @@ fn settle_in_pool(
 impl Settler for SimSettler {
     async fn settle(&mut self, batch: Vec<Settlement>) -> Vec<Settled> {
         let mut outcomes = Vec::with_capacity(batch.len());
+        let mut failed = BTreeSet::new();
+        let in_turn = self.client.shared.config.transactions;
         for settlement in batch {
-            outcomes.push(self.settle_one(settlement).await);
+            let partition = settlement.token.id().partition;
+            // A position takes those before it along, and what belongs to them would be passed over.
+            let settled = match in_turn && failed.contains(&partition) {
+                true => {
+                    let error = injected(ErrorKind::Unavailable, &self.client.topic);
+                    Settled::Failed { error, settlement: Box::new(settlement) }
+                }
+                false => self.settle_one(settlement).await,
+            };
+            if matches!(settled, Settled::Failed { .. }) {
+                failed.insert(partition);
+            }
+            outcomes.push(settled);
         }
         outcomes
     }

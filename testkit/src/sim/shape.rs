@@ -68,7 +68,7 @@ impl Shape {
                 can.retry_after = Some(Duration::from_secs(7 * 24 * 3600));
                 can.parking = Parking::Native;
                 can.dead_letters = DeadLetters::Native;
-                can.atomic_emit = true;
+                can.atomic_emit = Some(config.store);
                 can.effects = true;
             }
             Self::LeaseQueue { order, visibility } => {
@@ -88,6 +88,7 @@ impl Shape {
                 can.browse = true;
                 can.starts = Starts::ALL;
                 can.marks = true;
+                can.atomic_emit = config.transactions.then_some(config.store);
             }
         }
         can
@@ -97,6 +98,7 @@ impl Shape {
         let mut can = WriterCapabilities::minimal();
         can.durability = Durability::Server;
         can.max_message = config.max_message;
+        can.store = Some(config.store);
         can.delay = match self {
             Self::WholeLog => Some(Duration::from_secs(366 * 24 * 3600)),
             Self::LeaseQueue { .. } => Some(Duration::from_secs(900)),

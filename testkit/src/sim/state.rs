@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytestring::ByteString;
-use millstream_core::{Error, ErrorKind, Message, Result};
+use millstream_core::{Error, ErrorKind, Message, Result, StoreId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -29,7 +29,9 @@ pub(super) struct Config {
     pub(super) answer_within: Duration,
     pub(super) create_topics: bool,
     pub(super) count_deliveries: bool,
+    pub(super) transactions: bool,
     pub(super) seed: u64,
+    pub(super) store: StoreId,
     pub(super) clock: fn() -> SystemTime,
 }
 
@@ -43,7 +45,9 @@ impl Default for Config {
             answer_within: Duration::from_secs(10),
             create_topics: true,
             count_deliveries: true,
+            transactions: false,
             seed: 0,
+            store: StoreId::unique(),
             clock: SystemTime::now,
         }
     }

@@ -67,6 +67,14 @@ impl Writer for SimWriter {
         self.shared.config.shape.writer_capabilities(&self.shared.config)
     }
 
+    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
+        let fits = |message| match self.fits(message) {
+            Ok(()) => WriteOutcome::Written(None),
+            Err(error) => WriteOutcome::Failed(error),
+        };
+        Ok(WriteReport::each(batch.iter().map(fits).collect()))
+    }
+
     async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::BusIsShutdown, "the writer is closed")

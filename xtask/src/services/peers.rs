@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::command::{Run, root};
 use crate::{Result, cache, tools};
 
-/// The Python client. Go's is pinned in its own `go.mod`.
+/// The Python client, and the SDK of CloudEvents. Go's is pinned in its own `go.mod`.
 const CONFLUENT_KAFKA: &str = "2.16.1";
+const CLOUDEVENTS: &str = "1.12.0";
 
 /// Where tests find each: Go's program, a Python that has the client, the jars of Java's.
 pub(super) fn of_kafka() -> Result<Vec<(&'static str, String)>> {
@@ -35,7 +36,8 @@ fn go(source: &Path) -> Result<PathBuf> {
 fn python() -> Result<PathBuf> {
     let folder = cache::dir()?.join("peers").join(format!("confluent-kafka-{CONFLUENT_KAFKA}"));
     let python = folder.join("bin/python");
-    let has_client = || Run::new(text(&python)).args(["-c", "import confluent_kafka"]).succeeds();
+    let has_client =
+        || Run::new(text(&python)).args(["-c", "import confluent_kafka, cloudevents.kafka"]).succeeds();
     if has_client() {
         return Ok(python);
     }
@@ -45,6 +47,7 @@ fn python() -> Result<PathBuf> {
     Run::new(text(&python))
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
         .arg(format!("confluent-kafka=={CONFLUENT_KAFKA}"))
+        .arg(format!("cloudevents=={CLOUDEVENTS}"))
         .run()?;
     Ok(python)
 }

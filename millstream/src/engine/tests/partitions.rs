@@ -8,9 +8,9 @@ use millstream_core::{ErrorKind, Message, names};
 use millstream_testkit::sim::{Injury, Operation, Shape, SimBroker, Trigger};
 use tokio::time::{Instant, sleep};
 
-use super::{Log, Running, numbered, publish, run, until};
+use super::{Log, Running, numbered, publish, run, run_handler, until};
 use crate::policy::{MaxGap, Policy};
-use crate::{Failure, Retry};
+use crate::{Context, Failure, Handler, Outcome, Retry};
 
 fn broker() -> SimBroker {
     SimBroker::builder().shape(Shape::Partitioned { partitions: 4 }).build()
@@ -419,4 +419,83 @@ async fn partitions_that_are_lost_are_handled_again_by_whoever_has_them() {
     let report = running.shutdown().await;
     assert!(report.subscriptions[0].leases_lost + report.subscriptions[0].stale > 0, "{report:?}");
     log.assert_ordered();
+}
+
+/// Publishes one message for each that it handles, under the same id.
+struct Relays;
+
+impl Handler for Relays {
+    async fn call(&self, context: &mut Context) -> Outcome {
+        let id = context.message().id.clone();
+        let data = if id == "3" { vec![b'x'; 2_000] } else { vec![b'x'] };
+        context.held().publish([Message::new("out", data).with_id(id)])?;
+        sleep(Duration::from_millis(5)).await;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_sends_commits_with_its_position_or_not_at_all() {
+    let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 4 }).transactions().build();
+    let control = broker.control();
+    control.inject(Operation::Settle, Trigger::every(300), Injury::Fail(ErrorKind::Unavailable));
+    let running = run_handler(&broker.connection(), quick(), Relays).await;
+    publish(&broker.connection(), numbered(2_000, 100)).await;
+    for _ in 0..10 {
+        sleep(Duration::from_millis(50)).await;
+        control.lose("t", "g", None);
+        control.rebalance("t", "g");
+    }
+    until(|| committed(&broker) == 2_000).await;
+    let report = running.shutdown().await;
+    assert!(report.subscriptions[0].leases_lost + report.subscriptions[0].stale > 0, "{report:?}");
+    let mut ids: Vec<u32> = control.messages("out").iter().map(|m| m.id.parse().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..2_000).collect::<Vec<_>>(), "each once, though many were handled twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_never_be_sent_is_found_before_it_holds_up_a_position() {
+    let broker = SimBroker::builder()
+        .shape(Shape::Partitioned { partitions: 4 })
+        .transactions()
+        .max_message(1_000)
+        .build();
+    let running = run_handler(&broker.connection(), quick(), Relays).await;
+    publish(&broker.connection(), numbered(10, 5)).await;
+    until(|| committed(&broker) == 10).await;
+    assert_eq!(running.shutdown().await.subscriptions[0].dead_lettered, 1);
+    assert_eq!(broker.control().messages("out").len(), 9);
+    assert_eq!(broker.control().messages("t.dlq")[0].id, "3");
+}
+
+/// It used to go to the reader's broker, whichever writer the bus had.
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_sends_goes_to_the_writer_of_the_bus_even_if_the_reader_commits_messages() {
+    let (from, to) = (SimBroker::new(Shape::WholeLog), SimBroker::new(Shape::WholeLog));
+    let mut connection = from.connection();
+    connection.writer = to.connection().writer;
+    let running = run_handler(&connection, quick(), Relays).await;
+    publish(&from.connection(), numbered(10, 5)).await;
+    until(|| to.control().messages("out").len() == 10).await;
+    running.shutdown().await;
+    assert!(from.control().messages("out").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_leaves_waits_for_nothing_that_will_never_commit() {
+    let broker = SimBroker::builder().shape(Shape::Partitioned { partitions: 4 }).transactions().build();
+    publish(&broker.connection(), numbered(2_000, 100)).await;
+    let first = run_handler(&broker.connection(), quick(), Relays).await;
+    sleep(Duration::from_millis(30)).await;
+    let second = run_handler(&broker.connection(), quick(), Relays).await;
+    sleep(Duration::from_millis(30)).await;
+    let leaving = Instant::now();
+    assert!(first.shutdown().await.is_clean());
+    assert!(leaving.elapsed() < Duration::from_secs(1), "{:?}", leaving.elapsed());
+    until(|| committed(&broker) == 2_000).await;
+    assert!(second.shutdown().await.is_clean());
+    let mut ids: Vec<u32> = broker.control().messages("out").iter().map(|m| m.id.parse().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..2_000).collect::<Vec<_>>());
 }

@@ -35,7 +35,7 @@ impl Window {
         self.counts.read(1);
         if input == Input::Main && self.lies_in_park(&origin) {
             // Parked and not committed: it is handled from there.
-            self.track(input, origin.partition, number, delivery.token, None);
+            self.track(input, origin.partition, number, delivery.token, None, now);
             return;
         }
         let Delivery { mut message, token, position, deliveries, parked, .. } = delivery;

@@ -96,7 +96,7 @@ impl World {
                 for way in Way::ALL {
                     let mut out = Vec::new();
                     self.window.take_outgoing(way, &mut out);
-                    out.iter().for_each(|one| self.window.left(one, self.now));
+                    out.into_iter().for_each(|one| self.window.left(one, self.now));
                 }
             }
             Step::Settle(answer) => self.settle(answer),

@@ -119,6 +119,8 @@ pub(super) struct Rare {
     pub(super) effects: Effects,
     /// Others of a batch that end with it.
     pub(super) followers: Vec<Index>,
+    /// Messages that commit with its settlement.
+    pub(super) emits: u64,
     /// Its reservation, and those of the others, are confirmed once it is settled.
     pub(super) confirms: bool,
 }

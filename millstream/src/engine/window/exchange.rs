@@ -88,7 +88,7 @@ impl Way {
 impl Load {
     pub(super) fn way(&self) -> Way {
         match self {
-            Self::Nothing | Self::Emit(_) => Way::Emit,
+            Self::Nothing | Self::Emit(_) | Self::Ride(_) => Way::Emit,
             Self::Dead(_) => Way::Dead,
             Self::Park(_) => Way::Park,
         }
@@ -102,6 +102,9 @@ pub(crate) enum Load {
     Nothing,
     /// A handler's messages.
     Emit(Vec<Message>),
+    /// A handler's messages that will commit with a position: asked about only, since one that is refused then would hold
+    /// up all behind it.
+    Ride(Vec<Message>),
     /// A dead letter.
     Dead(Box<DeadLoad>),
     /// A message to the park topic; due then, or behind its key.

@@ -102,9 +102,20 @@ impl Window {
         for other in &rest {
             self.entries[*other as usize].stage = Stage::Settling;
         }
-        if reservations.is_empty() && (self.rules.atomic_emit || emit.is_empty()) {
-            self.settle_with(index, rest, emit, effects);
+        if reservations.is_empty() && emit.is_empty() {
+            self.settle_with(index, rest, emit, effects, now);
             return;
+        }
+        if reservations.is_empty() && self.rules.atomic_emit {
+            if !self.rules.cumulative {
+                self.settle_with(index, rest, emit, effects, now);
+                return;
+            }
+            // A batch may lie in several partitions, whose positions do not move together.
+            if rest.is_empty() {
+                self.leave(index, rest, Load::Ride(emit), DedupStep::Confirm(reservations), Then::Ack);
+                return;
+            }
         }
         // Effects without an atomic emit ride with the settlement that follows the write.
         if !effects.is_empty() {

@@ -78,18 +78,20 @@ impl Window {
     }
 
     /// What had to leave has left, confirmed.
-    pub(crate) fn left(&mut self, out: &Outgoing, now: Instant) {
+    pub(crate) fn left(&mut self, out: Outgoing, now: Instant) {
         self.leaving -= 1;
         self.no_longer_parking(&out.load);
         let Some(entry) = self.entries.get_mut(out.index as usize) else { return };
         let effects = entry.take_effects();
-        if effects.is_empty() {
+        if let Load::Ride(emit) = out.load {
+            self.settle_with(out.index, out.rest, emit, effects, now);
+        } else if effects.is_empty() {
             self.complete(out.index, out.then, now);
             for other in &out.rest {
                 self.complete(*other, out.then, now);
             }
         } else {
-            self.settle_with(out.index, out.rest.clone(), Vec::new(), effects);
+            self.settle_with(out.index, out.rest, Vec::new(), effects, now);
         }
     }
 

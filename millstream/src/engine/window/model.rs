@@ -251,7 +251,7 @@ impl World {
                     assert!(self.dead.insert(number), "{number} is a dead letter twice");
                     self.finished.insert(number);
                 }
-                self.window.left(&one, self.now);
+                self.window.left(one, self.now);
             }
         }
         let mut outward = Outward::default();

@@ -1,7 +1,7 @@
 //! Partitions: assignments with their epochs, contiguous commit, giving back, and suspicion.
 
 use foldhash::{HashMap, HashSet};
-use millstream_core::{Assigned, Epoch, Origin, PartitionId, Position, Settlement, Token};
+use millstream_core::{Assigned, Epoch, Origin, PartitionId, Position, Settlement, Token, TokenId};
 use tokio::time::Instant;
 
 use super::lanes::{Index, LaneId, NONE};
@@ -134,7 +134,11 @@ impl Window {
         for (id, epoch) in partitions {
             self.drop_unstarted(input, *id, *epoch, now);
             if self.partitions.get(&(input, *id)).is_some_and(|p| p.epoch == *epoch) {
-                self.partitions.remove(&(input, *id));
+                let over = self.partitions.remove(&(input, *id));
+                // What waited to be settled behind others never will be.
+                for cargo in over.map(|over| over.tracker.end()).unwrap_or_default() {
+                    self.unsettled(cargo.index, now);
+                }
                 if input == Input::Main {
                     // Whoever has it next reads its park for itself; so do we, should it come back.
                     self.lanes.forget_parked(*id);
@@ -215,7 +219,10 @@ impl Window {
             // No assignment events: the first delivery, or one of a newer connection, begins an epoch.
             let known = self.partitions.get(&key).map(|p| p.epoch);
             if known.is_none_or(|epoch| epoch < origin.epoch) {
-                self.partitions.insert(key, Partition::new(origin.epoch));
+                let over = self.partitions.insert(key, Partition::new(origin.epoch));
+                for cargo in over.map(|over| over.tracker.end()).unwrap_or_default() {
+                    self.unsettled(cargo.index, now);
+                }
             }
         }
         let partition = self.partitions.get_mut(&key)?;
@@ -235,15 +242,22 @@ impl Window {
         number: u64,
         token: Token,
         cargo: Option<Box<Cargo>>,
+        now: Instant,
     ) {
         let epoch = token.id().epoch;
         let Some(state) = self.partitions.get_mut(&(input, partition)).filter(|p| p.epoch == epoch) else {
             // Its assignment is over: whoever has the partition now handles it again.
-            self.counts.lease_lost(1);
             drop(token);
+            match cargo {
+                Some(cargo) => self.unsettled(cargo.index, now),
+                None => self.counts.lease_lost(1),
+            }
             return;
         };
-        state.tracker.finish(number, token, cargo);
+        if let Some(cargo) = state.tracker.finish(number, token, cargo) {
+            self.unsettled(cargo.index, now);
+            return;
+        }
         let mut ready: Vec<(Settlement, Tag)> = Vec::new();
         while let Some((token, cargo)) = state.tracker.advance() {
             match cargo {
@@ -269,6 +283,14 @@ impl Window {
         }
         for (settlement, tag) in ready {
             self.send(input, settlement, tag);
+        }
+    }
+
+    /// A message is given back, and with it all that waits to be settled behind it.
+    pub(super) fn not_tracked(&mut self, input: Input, token: TokenId, number: u64, now: Instant) {
+        let state = self.partitions.get_mut(&(input, token.partition)).filter(|p| p.epoch == token.epoch);
+        for cargo in state.map(|state| state.tracker.give_back(number)).unwrap_or_default() {
+            self.unsettled(cargo.index, now);
         }
     }
 

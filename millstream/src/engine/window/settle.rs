@@ -61,6 +61,7 @@ impl Window {
         followers: Vec<Index>,
         emit: Vec<Message>,
         effects: Effects,
+        now: Instant,
     ) {
         // Where the driver has transactions, a batch ends in one.
         let together = !self.rules.cumulative && (self.rules.effects || self.rules.atomic_emit);
@@ -74,11 +75,14 @@ impl Window {
         if !followers.is_empty() {
             entry.rare().followers = followers;
         }
+        if !emit.is_empty() {
+            entry.rare().emits = emit.len() as u64;
+        }
         let (input, partition, number) = (entry.input, entry.partition(), entry.number);
         let lease_until = entry.lease_until;
         if self.rules.cumulative {
             let cargo = Cargo { index, emit, effects };
-            self.track(input, partition, number, token, Some(Box::new(cargo)));
+            self.track(input, partition, number, token, Some(Box::new(cargo)), now);
             return;
         }
         let tag = Tag::of(token.id(), lease_until).awaited_by(index);
@@ -113,9 +117,11 @@ impl Window {
         let Some(token) = token else { return };
         if self.rules.cumulative {
             match then {
-                Then::Ack => self.track(place.input, token.id().partition, number, token, None),
+                Then::Ack => self.track(place.input, token.id().partition, number, token, None, now),
                 // What is given back is just not settled.
-                Then::Release | Then::Retry(_) | Then::ParkNative { .. } => drop(token),
+                Then::Release | Then::Retry(_) | Then::ParkNative { .. } => {
+                    self.not_tracked(place.input, token.id(), number, now);
+                }
             }
             return;
         }
@@ -130,6 +136,14 @@ impl Window {
         };
         let tag = Tag::of(token.id(), lease_until);
         self.send(place.input, Settlement::new(token, verdict), tag);
+    }
+
+    /// An entry whose settlement will never be sent: it comes again, here or elsewhere.
+    pub(super) fn unsettled(&mut self, index: Index, now: Instant) {
+        self.counts.lease_lost(1);
+        let Some(entry) = self.entries.get_mut(index as usize) else { return };
+        self.outworn.extend(entry.take_reservation());
+        self.remove(index, Leaves::ToComeAgain, now);
     }
 
     /// Takes an entry out of the window and out of its lane, and lets the lane go on.
@@ -244,6 +258,9 @@ impl Window {
             && let Some(entry) = self.entries.get_mut(index as usize)
         {
             let rare = entry.take_rare();
+            if done && rare.emits > 0 {
+                self.counts.emit(rare.emits);
+            }
             let mut reservations: Vec<_> = rare.reservation.into_iter().collect();
             self.remove(index, if done { Leaves::ForGood } else { Leaves::ToComeAgain }, now);
             for other in rare.followers {

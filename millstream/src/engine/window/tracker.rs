@@ -17,6 +17,15 @@ enum Slot<C> {
     Done(Token, Carry<C>),
 }
 
+impl<C> Slot<C> {
+    fn take_carry(&mut self) -> Carry<C> {
+        match self {
+            Self::Done(_, carry) => carry.take(),
+            Self::Open => None,
+        }
+    }
+}
+
 /// The messages of one partition between the committed position and the newest read.
 #[derive(Debug)]
 pub(crate) struct Tracker<C> {
@@ -25,11 +34,13 @@ pub(crate) struct Tracker<C> {
     base: u64,
     /// Handed out to be settled and not yet confirmed by the broker.
     unconfirmed: usize,
+    /// The first that was given back: nothing behind it can be settled any more.
+    given_back: Option<u64>,
 }
 
 impl<C> Tracker<C> {
     pub(crate) fn new() -> Self {
-        Self { slots: VecDeque::new(), base: 0, unconfirmed: 0 }
+        Self { slots: VecDeque::new(), base: 0, unconfirmed: 0, given_back: None }
     }
 
     /// A message was read: its number.
@@ -39,12 +50,30 @@ impl<C> Tracker<C> {
         number
     }
 
-    /// A message is finished. Unknown numbers are ignored: they belong to an assignment that is over.
-    pub(crate) fn finish(&mut self, number: u64, token: Token, carry: Carry<C>) {
+    /// A message is finished. Unknown numbers are ignored: they belong to an assignment that is over. What can never leave,
+    /// since one before it was given back, comes back at once.
+    pub(crate) fn finish(&mut self, number: u64, token: Token, carry: Carry<C>) -> Carry<C> {
+        if carry.is_some() && self.given_back.is_some_and(|first| number > first) {
+            return carry;
+        }
         let slot = number.checked_sub(self.base).and_then(|i| self.slots.get_mut(usize::try_from(i).ok()?));
         if let Some((slot @ Slot::Open, _)) = slot {
             *slot = Slot::Done(token, carry);
         }
+        None
+    }
+
+    /// A message is given back: what waits behind it, to leave with a position that will not be reached.
+    pub(crate) fn give_back(&mut self, number: u64) -> Vec<Box<C>> {
+        let first = self.given_back.map_or(number, |first| first.min(number));
+        self.given_back = Some(first);
+        let behind = usize::try_from((first + 1).saturating_sub(self.base)).unwrap_or(usize::MAX);
+        self.slots.iter_mut().skip(behind).filter_map(|(slot, _)| slot.take_carry()).collect()
+    }
+
+    /// Everything that waits: the assignment is over.
+    pub(crate) fn end(mut self) -> Vec<Box<C>> {
+        self.slots.iter_mut().filter_map(|(slot, _)| slot.take_carry()).collect()
     }
 
     /// The next message to be settled, if all before it are finished. One that is followed by another to be
@@ -98,6 +127,22 @@ mod tests {
         assert_eq!(drain(&mut tracker), [] as [u64; 0]);
         tracker.finish(numbers[0], token(0), None);
         assert_eq!(drain(&mut tracker), [0, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn what_waits_behind_one_that_is_given_back_comes_back() {
+        let mut tracker = Tracker::new();
+        let numbers: Vec<_> = (0..5).map(|_| tracker.read(Instant::now())).collect();
+        let carry = |n: u64| Some(Box::new(n));
+        assert!(tracker.finish(numbers[1], token(1), carry(1)).is_none());
+        assert!(tracker.finish(numbers[3], token(3), carry(3)).is_none());
+        assert_eq!(tracker.give_back(numbers[2]), [Box::new(3)]);
+        assert_eq!(tracker.finish(numbers[4], token(4), carry(4)), carry(4));
+        // What lies before it may still be finished.
+        tracker.finish(numbers[0], token(0), None);
+        let left: Vec<_> = std::iter::from_fn(|| tracker.advance()).map(|(_, carry)| carry).collect();
+        assert_eq!(left, [None, carry(1)]);
+        assert!(tracker.end().is_empty());
     }
 
     proptest! {

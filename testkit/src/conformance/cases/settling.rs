@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use millstream_core::{
-    Capabilities, DeadLetters, Park, ParkNote, Parking, Settled, Settlement, Verdict, WriterCapabilities,
-    names,
+    Capabilities, DeadLetters, Park, ParkNote, Parking, SettleMode, Settled, Settlement, Verdict,
+    WriterCapabilities, names,
 };
 
 use super::{case, individual, need};
@@ -83,7 +83,7 @@ pub(super) fn cases() -> Vec<Case> {
         case!(
             "settling",
             a_batch_ends_as_one_or_not_at_all,
-            emitting,
+            ending_together,
             "what was handled together is acknowledged together (Along::others)"
         ),
     ]
@@ -106,7 +106,14 @@ fn burying(can: &Capabilities, _: &WriterCapabilities) -> Need {
 }
 
 fn emitting(can: &Capabilities, _: &WriterCapabilities) -> Need {
-    need(can.atomic_emit, "nothing commits with its verdicts")
+    need(can.atomic_emit.is_some(), "nothing commits with its verdicts")
+}
+
+fn ending_together(can: &Capabilities, _: &WriterCapabilities) -> Need {
+    need(
+        can.atomic_emit.is_some() && can.settle == SettleMode::Individual,
+        "no batch of verdicts ends in one transaction",
+    )
 }
 
 async fn released_messages_come_again_at_once(world: World) -> Checked {
