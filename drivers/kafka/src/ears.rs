@@ -230,6 +230,36 @@ mod tests {
         assert!(!shown.contains("battery"), "{shown}");
     }
 
+    /// Lines of any level, also where the client library tells all its settings and what it does.
+    #[test]
+    fn the_librarys_own_log_has_no_secret() {
+        use rdkafka::config::FromClientConfigAndContext as _;
+        let mut settings = crate::settings::Settings::new("127.0.0.1:1".to_owned());
+        settings.security.sasl = Some(Sasl::plain("ann", "battery"));
+        let mut config = settings.client();
+        config.set("debug", "all").set_log_level(RDKafkaLogLevel::Debug);
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let ears = Recorder { ears: Ears::new(&Security::default(), None), lines: Arc::clone(&lines) };
+        let client = rdkafka::consumer::BaseConsumer::from_config_and_context(&config, ears).unwrap();
+        let _ = client.poll(Duration::from_millis(300));
+        let lines = lines.lock().unwrap().join("\n");
+        assert!(lines.contains("sasl.password") && !lines.contains("battery"), "{lines}");
+    }
+
+    struct Recorder {
+        ears: Ears,
+        lines: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl ClientContext for Recorder {
+        fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+            self.ears.log(level, facility, line);
+            self.lines.lock().unwrap().push(line.to_owned());
+        }
+    }
+
+    impl ConsumerContext for Recorder {}
+
     #[test]
     fn a_login_that_came_at_a_bad_moment_is_no_refusal() {
         let ears = ears();

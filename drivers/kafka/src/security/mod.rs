@@ -1,16 +1,18 @@
 //! How connections are protected: TLS, and who logs in. Apart from all other settings, since some of this is shown
 //! nowhere: not by `Debug`, not in an error, not in the log.
 
+mod files;
 pub(crate) mod reasons;
 pub(crate) mod tokens;
 pub(crate) mod url;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use millstream_core::{BoxError, Error, ErrorKind, Result};
 use rdkafka::ClientConfig;
 
+use self::files::{pem, text};
 use self::tokens::{Provider, Token};
 
 /// What nobody may see.
@@ -269,32 +271,6 @@ impl Security {
     }
 }
 
-/// `check` has seen that it is text.
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
-/// The content of a file that must be PEM of a kind.
-fn pem(name: &str, path: &Path, kind: &str) -> Result<String> {
-    let bad = |what: String| Error::new(ErrorKind::InvalidConfig, what);
-    let shown = path.display();
-    if path.to_str().is_none_or(|path| path.contains('\0')) {
-        return Err(bad(format!("the path of {name} is no text: {shown}")).fix("rename the file"));
-    }
-    let bytes = std::fs::read(path).map_err(|e| {
-        bad(format!("{name}: {shown} cannot be read: {e}"))
-            .fix("check the path, and whether this user may read it")
-    })?;
-    let content = String::from_utf8_lossy(&bytes).into_owned();
-    let begins = content.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(kind));
-    if begins {
-        return Ok(content);
-    }
-    let wanted = kind.to_lowercase();
-    Err(bad(format!("{name}: {shown} holds no {wanted} in PEM"))
-        .fix(format!("give it in PEM, which has a line with -----BEGIN and {kind}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,19 +310,6 @@ mod tests {
             "{shown}"
         );
         assert!(!shown.contains("sesame") && !shown.contains("battery"), "{shown}");
-    }
-
-    #[test]
-    fn a_file_that_is_not_what_it_should_be_is_named() {
-        let check = |tls| Security { transport: Some(Transport::Tls(tls)), sasl: None }.check().unwrap_err();
-        let error = check(Tls::ca("/no/such/ca.pem"));
-        assert!(
-            error.kind() == ErrorKind::InvalidConfig && error.to_string().contains("/no/such/ca.pem"),
-            "{error}"
-        );
-        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-        let error = check(Tls::ca(&here)).to_string();
-        assert!(error.contains("Cargo.toml holds no certificate in PEM"), "{error}");
     }
 
     #[test]
