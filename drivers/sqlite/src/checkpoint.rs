@@ -37,13 +37,16 @@ const PATIENCE: Duration = Duration::from_millis(5);
 
 pub(crate) fn run(shared: &Shared, mut connection: Connection) {
     let mut failed = false;
+    let mut tight = false;
     let mut cut = Instant::now();
     loop {
-        let rung = shared.checkpoint_bell.wait(IDLE);
+        // One that failed is tried again by itself: on a disk that is full now and then, the log would grow at each try
+        // that meets it so, until it has taken all the room that the file would need.
+        let rung = shared.checkpoint_bell.wait(if failed || tight { EVERY } else { IDLE });
         if rung.shut {
             return;
         }
-        if !rung.rung {
+        if !rung.rung && !failed && !tight {
             continue;
         }
         match move_most(&connection) {
@@ -60,6 +63,7 @@ pub(crate) fn run(shared: &Shared, mut connection: Connection) {
                         "a checkpoint failed: nothing is lost, and the write-ahead log grows; look at the disk");
                 }
                 failed = true;
+                tight |= errors::is_full(&error);
                 if errors::breaks_connection(&error)
                     && let Ok(new) =
                         open::connect(&shared.path, Role::Checkpointer, shared.settings.busy_timeout)
@@ -68,11 +72,17 @@ pub(crate) fn run(shared: &Shared, mut connection: Connection) {
                 }
             }
         }
-        if open::wal_size(&shared.path) > TOO_LARGE && cut.elapsed() > IDLE {
+        tight |= shared.no_room.swap(false, Ordering::AcqRel);
+        // Room that the log has once had it keeps, and the file may need it to grow: on a full disk it is cut at once.
+        let large = open::wal_size(&shared.path) > TOO_LARGE && cut.elapsed() > IDLE;
+        if large || (tight && !failed) {
             cut = Instant::now();
             let _ = connection.busy_timeout(PATIENCE);
-            if let Err(error) = checkpoint(&connection, "TRUNCATE") {
-                tracing::debug!(path = %shared.path.display(), %error, "the write-ahead log is in use");
+            match checkpoint(&connection, "TRUNCATE") {
+                Ok(pages) => tight &= pages > 0,
+                Err(error) => {
+                    tracing::debug!(path = %shared.path.display(), %error, "the write-ahead log is in use");
+                }
             }
         }
         std::thread::sleep(EVERY);

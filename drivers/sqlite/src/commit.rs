@@ -290,6 +290,10 @@ impl Writer<'_> {
             }
             Err(error) => {
                 let unknown = errors::is_unknown(&error);
+                if errors::is_full(&error) {
+                    self.shared.no_room.store(true, Ordering::Release);
+                    self.shared.checkpoint_bell.ring();
+                }
                 let error = errors::sqlite("the commit failed", error);
                 let broken = roll_back(&connection, &error) || unknown;
                 let copy = Copy::of(&error);

@@ -14,6 +14,11 @@ pub(crate) fn is_unknown(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(e, _) if e.extended_code & 0xff == ffi::SQLITE_IOERR)
 }
 
+/// Whether there was no room.
+pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqliteFailure(e, _) if e.extended_code & 0xff == ffi::SQLITE_FULL)
+}
+
 /// Whether the disk is to blame, and not what was asked of it.
 pub(crate) fn is_of_the_disk(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(e, _) if matches!(

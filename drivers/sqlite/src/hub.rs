@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) checkpoint_bell: Bell,
     /// The write-ahead log is large and nearly all of it is moved: the writer is to move the rest.
     pub(crate) log_is_large: AtomicBool,
+    /// The disk was full: what the log does not need is to be given back.
+    pub(crate) no_room: AtomicBool,
     /// Bytes of messages that wait to be written, in KiB.
     room: Arc<Semaphore>,
     /// Whether other processes have members: they are woken after each commit.
@@ -204,6 +206,7 @@ impl Hub {
             reader_bell: Bell::default(),
             checkpoint_bell: Bell::default(),
             log_is_large: AtomicBool::new(false),
+            no_room: AtomicBool::new(false),
             room: Arc::new(Semaphore::new(ROOM)),
             others: AtomicBool::new(true),
             damaged: AtomicU64::new(0),

@@ -24,7 +24,7 @@ const WORK: u64 = 20;
 pub(super) fn run(scale: Scale, seed: u64) -> Result<Row> {
     let folder = scratch::folder("full")?;
     let point = folder.path().join("disk");
-    let disk = match Disk::mount(&point, "96m")? {
+    let disk = match Disk::mount(&point, scale.of("1g", "96m"))? {
         Ok(disk) => disk,
         Err(why) => return Ok(Row::skipped(format!("a small disk cannot be mounted here: {why}"))),
     };
