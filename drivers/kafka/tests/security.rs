@@ -10,7 +10,7 @@ use millstream::Drivers;
 use millstream::prelude::*;
 use millstream_core::admin::TopicSettings;
 use millstream_core::{Admin as _, BoxError, Endpoint, ErrorKind};
-use millstream_kafka::{Kafka, KafkaBuilder, Sasl, Tls, Token, driver};
+use millstream_kafka::{Kafka, KafkaBuilder, Sasl, Tls, Token, Transactions, driver};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -116,10 +116,11 @@ async fn a_url_is_all_that_a_bus_needs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bus_runs_with_tokens_on_topics_that_are_there() {
-    let topic = topic("token-bus").await;
     let sasl = Sasl::oauth_bearer(|| async { Ok::<_, BoxError>(token("ann", Duration::from_secs(600))) });
-    let kafka = login(sasl).connect().await.unwrap();
-    through_a_bus(Bus::from_connection(kafka.connection()), &topic).await;
+    for transactions in [Transactions::None, Transactions::Handlers] {
+        let kafka = login(sasl.clone()).transactions(transactions).connect().await.unwrap();
+        through_a_bus(Bus::from_connection(kafka.connection()), &topic("token-bus").await).await;
+    }
 }
 
 // ---- What is refused -----------------------------------------------------------------------------------------
