@@ -36,7 +36,10 @@ pub(crate) fn component(name: &str, probe: &str) -> Result {
 /// What builds the C and C++ that some drivers bring.
 pub(crate) fn to_build_c() -> Result<(), String> {
     system("make", || Run::new("make").arg("--version").succeeds())?;
-    system("g++", || Run::new("c++").arg("--version").succeeds())
+    system("g++", || Run::new("c++").arg("--version").succeeds())?;
+    // Where OpenSSL's headers are, which the kafka driver's client is built with.
+    system("pkg-config", || Run::new("pkg-config").arg("--version").succeeds())?;
+    system("libssl-dev", || Run::new("pkg-config").args(["--exists", "openssl"]).succeeds())
 }
 
 /// Makes sure that a tool of the system is there, by the package manager where there is one that we may use. Says why it

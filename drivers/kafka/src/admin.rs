@@ -390,7 +390,7 @@ impl KafkaAdmin {
         for (partition, end) in ends {
             list.add_partition_offset(topic, partition, Offset::Offset(end)).map_err(failed)?;
         }
-        let deleted = self.cluster.admin.delete_records(&list, &options()).await.map_err(failed)?;
+        let deleted = self.cluster.admin()?.delete_records(&list, &options()).await.map_err(failed)?;
         for element in deleted.elements() {
             element.error().map_err(failed)?;
         }

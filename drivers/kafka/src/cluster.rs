@@ -6,19 +6,29 @@ use std::time::{Duration, Instant};
 
 use millstream_core::{Error, ErrorKind, Result, StoreId};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use tokio::task::spawn_blocking;
 
 use crate::ears::Ears;
 use crate::member::Member;
+use crate::security::reasons;
+use crate::security::tokens::Tokens;
+use crate::serving::Serving;
 use crate::settings::{ANSWER_WITHIN, Create, OVERHEAD, Settings};
 use crate::wire::check_topic;
 use crate::{doctor, errors};
 
 /// How long a cluster may take to answer when a program connects.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long it is waited for its answer at first. Then it is looked whether there is a reason that stays, such as a wrong
+/// password, which is told at once; else it is asked again, and waited for twice as long: long enough for any network.
+const FIRST_WITHIN: Duration = Duration::from_millis(250);
+
+/// How long the first token may take.
+const TOKEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a topic that was just made may take until every broker knows it.
 const KNOWN_WITHIN: Duration = Duration::from_secs(15);
@@ -35,12 +45,15 @@ pub(crate) struct Topic {
 }
 
 pub(crate) struct Cluster {
+    /// The first to be dropped: it ends before the clients do.
+    serving: Serving,
     pub(crate) settings: Settings,
     /// Names this connection to the toolkit.
     pub(crate) store: StoreId,
-    ears: Ears,
+    pub(crate) ears: Ears,
     asker: Arc<Asker>,
-    pub(crate) admin: AdminClient<Ears>,
+    /// None with OAUTHBEARER.
+    admin: Option<AdminClient<Ears>>,
     topics: Mutex<HashMap<String, Topic>>,
     groups: Mutex<HashMap<String, Arc<Asker>>>,
     members: Mutex<HashMap<String, Vec<Weak<Member>>>>,
@@ -59,26 +72,49 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Cluster {
     /// Connects, and asks the cluster something: that no broker is there shows now.
     pub(crate) async fn connect(settings: Settings) -> Result<Arc<Self>> {
-        let ears = Ears::default();
-        let config = settings.client();
-        let refused = |e| errors::of(&e, "the settings of kafka:// were refused");
-        let asker = Asker::from_config_and_context(&config, ears.clone()).map_err(refused)?;
-        let admin = AdminClient::from_config_and_context(&config, ears.clone()).map_err(refused)?;
-        let cluster = Arc::new(Self {
+        let tokens = match settings.security.provider() {
+            Some(provider) => Some(Tokens::start(provider.clone(), TOKEN_WITHIN).await?),
+            None => None,
+        };
+        let with_tokens = tokens.is_some();
+        let ears = Ears::new(&settings.security, tokens);
+        let refused = |e| errors::settings(&e, "the settings of kafka:// were refused");
+        let mut config = settings.client();
+        let asker = Asker::from_config_and_context(&config, ears.for_another()).map_err(refused)?;
+        let asker = Arc::new(asker);
+        let serving = Serving::start()?;
+        serving.add(&asker);
+        first_answer(&settings, &ears, &asker).await?;
+        // Nobody polls what this one tells, and what it does not tell takes no memory.
+        config.set_log_level(RDKafkaLogLevel::Emerg);
+        let admin = if with_tokens {
+            // rdkafka's client of the administration has no way to be given a token.
+            None
+        } else {
+            Some(AdminClient::from_config_and_context(&config, ears.for_another()).map_err(refused)?)
+        };
+        Ok(Arc::new(Self {
+            serving,
             settings,
             store: StoreId::unique(),
             ears,
-            asker: Arc::new(asker),
+            asker,
             admin,
             topics: Mutex::default(),
             groups: Mutex::default(),
             members: Mutex::default(),
-        });
-        cluster
-            .ask(|asker| asker.fetch_metadata(Some("__consumer_offsets"), CONNECT_WITHIN).map(drop))
-            .await
-            .map_err(|e| cluster.unreachable(&e))?;
-        Ok(cluster)
+        }))
+    }
+
+    /// The client of the administration.
+    pub(crate) fn admin(&self) -> Result<&AdminClient<Ears>> {
+        self.admin.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "the client library cannot log in its administration with OAUTHBEARER: topics are neither made nor purged",
+            )
+            .fix("do it by the broker's own tools, or through a connection that logs in otherwise")
+        })
     }
 
     /// Asks on a thread that may block.
@@ -95,21 +131,7 @@ impl Cluster {
 
     /// An error of a question, with the reason that the connection gave for it.
     pub(crate) fn unreachable(&self, error: &KafkaError) -> Error {
-        // Reasons wait to be taken, among other events.
-        for _ in 0..20 {
-            if self.ears.reason().is_some() {
-                break;
-            }
-            let _ = self.asker.poll(Duration::from_millis(5));
-        }
-        let kind = match error.rdkafka_error_code().map_or(ErrorKind::Unavailable, errors::kind_of) {
-            ErrorKind::Denied => ErrorKind::Denied,
-            _ => ErrorKind::Unavailable,
-        };
-        let reason = self.ears.reason().unwrap_or_else(|| error.to_string());
-        Error::new(kind, format!("no broker of {} answered: {reason}", self.settings.brokers)).fix(
-            "check the addresses in the URL, that a broker runs there, and that its listener is plain text",
-        )
+        unreachable(&self.settings, &self.ears, &self.asker, error)
     }
 
     /// The asker of a group, which reads and writes its positions without joining it.
@@ -126,8 +148,12 @@ impl Cluster {
     /// The same, kept by nobody.
     pub(crate) fn new_group(&self, group: &str) -> Result<Arc<Asker>> {
         let config = self.settings.asking(group);
-        let asker = Asker::from_config_and_context(&config, self.ears.clone());
-        asker.map(Arc::new).map_err(|e| errors::of(&e, "the client of a group was refused").group(group))
+        let asker = Asker::from_config_and_context(&config, self.ears.for_another());
+        let asker =
+            asker.map_err(|e| errors::settings(&e, "the client of a group was refused").group(group))?;
+        let asker = Arc::new(asker);
+        self.serving.add(&asker);
+        Ok(asker)
     }
 
     /// A member joined its group through this connection.
@@ -206,7 +232,8 @@ impl Cluster {
         let own = self.settings.max_message;
         let wanted = ResourceSpecifier::Topic(name);
         // Who may not ask keeps our own limit.
-        let Ok(answers) = self.admin.describe_configs([&wanted], &options()).await else { return own };
+        let Ok(admin) = self.admin() else { return own };
+        let Ok(answers) = admin.describe_configs([&wanted], &options()).await else { return own };
         let limit = answers.into_iter().flatten().find_map(|resource| {
             let entry = resource.get("max.message.bytes")?.value.as_ref()?;
             entry.parse::<usize>().ok()
@@ -232,7 +259,8 @@ impl Cluster {
         if let Some(size) = &size {
             topic = topic.set("retention.bytes", size);
         }
-        let made = self.admin.create_topics([&topic], &options()).await;
+        let admin = self.admin().map_err(|e| e.topic(name))?;
+        let made = admin.create_topics([&topic], &options()).await;
         let made = made.map_err(|e| errors::of(&e, "the topic was not made").topic(name))?;
         match made.into_iter().next() {
             Some(Err((_, Code::TopicAlreadyExists))) => Ok(false),
@@ -263,6 +291,52 @@ impl Cluster {
     /// Forgets what is known of a topic, which may have changed.
     pub(crate) fn forget(&self, name: &str) {
         lock(&self.topics).remove(name);
+    }
+}
+
+/// Asks the cluster anything, until it answers, says why it never will, or the time is over.
+async fn first_answer(settings: &Settings, ears: &Ears, asker: &Arc<Asker>) -> Result<()> {
+    let (until, mut within) = (Instant::now() + CONNECT_WITHIN, FIRST_WITHIN);
+    loop {
+        let (asked, left) = (Arc::clone(asker), until.saturating_duration_since(Instant::now()));
+        let last = left <= within * 2;
+        let wait = if last { left } else { within };
+        let asking = spawn_blocking(move || asked.fetch_metadata(Some("__consumer_offsets"), wait).map(drop));
+        let Err(error) = asking.await.map_err(|e| errors::broken(&e))? else {
+            ears.answered();
+            return Ok(());
+        };
+        let error = unreachable(settings, ears, asker, &error);
+        if last || !error.is_retryable() {
+            return Err(error);
+        }
+        within *= 2;
+    }
+}
+
+/// An error of a question, with the reason that the connection gave for it.
+fn unreachable(settings: &Settings, ears: &Ears, asker: &Asker, error: &KafkaError) -> Error {
+    let own = error.rdkafka_error_code();
+    if own.is_some_and(|code| code != Code::Authentication && errors::kind_of(code) == ErrorKind::Denied) {
+        return errors::of(error, "the cluster does not answer this user");
+    }
+    // Reasons wait to be taken, among other events.
+    for _ in 0..20 {
+        if ears.reason().is_some() {
+            break;
+        }
+        let _ = asker.poll(Duration::from_millis(5));
+    }
+    let what = |sentence: &str| format!("no broker of {} answered: {sentence}", settings.brokers);
+    if let Some((sentence, fix)) = ears.guess() {
+        return Error::new(ErrorKind::Unavailable, what(&sentence)).fix(fix);
+    }
+    match ears.reason() {
+        Some(reason) => {
+            let (kind, fix) = reason.meaning();
+            Error::new(kind, what(&reason.sentence)).fix(fix)
+        }
+        None => Error::new(ErrorKind::Unavailable, what(&error.to_string())).fix(reasons::meaning(own, "").1),
     }
 }
 

@@ -102,7 +102,7 @@ async fn look(cluster: &Cluster, topic: &str) -> Result<Seen> {
 }
 
 async fn settings(cluster: &Cluster, of: ResourceSpecifier<'_>) -> Result<HashMap<String, String>> {
-    let answers = cluster.admin.describe_configs([&of], &options()).await;
+    let answers = cluster.admin()?.describe_configs([&of], &options()).await;
     let answers = answers.map_err(|e| errors::of(&e, "the settings cannot be asked for"))?;
     let mut settings = HashMap::new();
     for answer in answers {

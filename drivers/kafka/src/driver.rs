@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use millstream_core::{Connection, Driver, Endpoint, Error, ErrorKind, Result};
 
+use crate::security::url as security;
 use crate::{Create, DeadLetterHeaders, Kafka, KafkaBuilder, Protocol, Transactions, Wire};
 
+/// Those of TLS and logins come from their own module.
 const PARAMETERS: &[&str] = &[
     "create",
     "partitions",
@@ -48,6 +50,15 @@ const PARAMETERS: &[&str] = &[
 /// | `wire` | how messages are written: as the Go toolkit `streams` does, or as `cloudevents`, or `cloudevents-json` | `streams` |
 /// | `source` | the attribute `source` of CloudEvents, such as `/shop` | none |
 /// | `client_id` | the client's name in the broker's log | `millstream` |
+/// | `tls` | `on`, `off` | `on` as soon as there is a user or one of the next four, else `off` |
+/// | `ca` | a PEM file with the authorities to trust | the system's |
+/// | `cert`, `key` | PEM files with a certificate and its private key, for brokers that ask for one | none |
+/// | `key_password` | opens a key that is encrypted | none |
+/// | `sasl` | how the URL's user logs in: `scram-sha-512`, `scram-sha-256`, `plain` | `scram-sha-512` |
+///
+/// `kafka://user:password@host:9093` logs in. Special characters of a password are percent-encoded, as in any URL. With
+/// `tls=off` a login is not encrypted, and connecting logs a warning. OAUTHBEARER is set in code:
+/// [`Sasl::oauth_bearer`](crate::Sasl::oauth_bearer).
 #[must_use]
 pub fn driver() -> Driver {
     Driver::new(&["kafka"], |endpoint| Box::pin(connect(endpoint)))
@@ -60,16 +71,20 @@ async fn connect(endpoint: Endpoint) -> Result<Connection> {
 /// What a URL says.
 fn builder(endpoint: &Endpoint) -> Result<KafkaBuilder> {
     let bad = |what: String, fix: &str| Err(Error::new(ErrorKind::InvalidConfig, what).fix(fix));
-    endpoint.only_params(PARAMETERS)?;
-    if endpoint.user().is_some() {
+    if endpoint.host().is_empty() || !matches!(endpoint.path(), "" | "/") {
         return bad(
-            "this driver cannot log in yet: the URL names a user".to_owned(),
-            "use a listener without SASL, on a network that you trust",
+            "the URL names no broker, or has a path".to_owned(),
+            "write it as kafka://host:9092, with special characters of a password percent-encoded",
         );
     }
-    if endpoint.host().is_empty() || !matches!(endpoint.path(), "" | "/") {
-        return bad("the URL names no broker, or has a path".to_owned(), "write it as kafka://host:9092");
+    if endpoint.user().is_none() && endpoint.params().any(|(name, _)| name.contains('@')) {
+        // It is not repeated: it may be half a password.
+        return bad(
+            "the URL has an @ in the name of a parameter".to_owned(),
+            "write a ? in a password as %3F, and all other special characters percent-encoded too",
+        );
     }
+    endpoint.only_params(&[PARAMETERS, &security::PARAMETERS[..]].concat())?;
     let port =
         |host: &str| if host.rsplit_once(':').is_some_and(|(_, p)| !p.ends_with(']')) { "" } else { ":9092" };
     let brokers: Vec<_> = endpoint.host().split(',').map(|host| format!("{host}{}", port(host))).collect();
@@ -162,7 +177,7 @@ fn builder(endpoint: &Endpoint) -> Result<KafkaBuilder> {
     if let Some(name) = endpoint.param("client_id") {
         builder = builder.client_id(name);
     }
-    Ok(builder)
+    security::apply(endpoint, builder)
 }
 
 fn duration(endpoint: &Endpoint, name: &str) -> Result<Option<Duration>> {
@@ -190,7 +205,9 @@ mod tests {
         for (url, part) in [
             ("kafka://", "names no broker"),
             ("kafka://h/topic", "names no broker"),
-            ("kafka://ann:secret@h", "log in"),
+            ("kafka://ann:12/secret@h", "percent-encoded"),
+            ("kafka://ann:12?secret@h", "percent-encoded"),
+            ("kafka://ann:secret@h?sasl=none", "scram-sha-512"),
             ("kafka://h?create=always", "missing, never or assume"),
             ("kafka://h?protocol=sticky", "range, cooperative or consumer"),
             ("kafka://h?acks=1", "there are: create"),

@@ -73,6 +73,17 @@ pub(crate) fn of(error: &KafkaError, what: &str) -> Error {
     Error::new(kind, format!("{what}: {error}")).fix(fix_of(kind))
 }
 
+/// Settings that a client did not take. What was set is not repeated: it may be a password.
+pub(crate) fn settings(error: &KafkaError, what: &str) -> Error {
+    let why = match error {
+        KafkaError::ClientConfig(_, why, name, _) => format!("{name}: {why}"),
+        KafkaError::ClientCreation(why) => why.clone(),
+        other => return of(other, what),
+    };
+    Error::new(ErrorKind::InvalidConfig, format!("{what}: {why}"))
+        .fix("check the values, and that the files of ca, cert and key belong together and key_password opens the key")
+}
+
 /// An error of a code alone.
 pub(crate) fn of_code(code: Code, what: &str) -> Error {
     let kind = kind_of(code);
@@ -88,6 +99,20 @@ pub(crate) fn broken(error: &tokio::task::JoinError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_that_was_refused_is_named_without_its_value() {
+        let error = KafkaError::ClientConfig(
+            rdkafka::types::RDKafkaConfRes::RD_KAFKA_CONF_INVALID,
+            "no".to_owned(),
+            "sasl.password".to_owned(),
+            "battery".to_owned(),
+        );
+        let error = settings(&error, "refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        let error = format!("{error} {error:?}");
+        assert!(error.contains("sasl.password: no") && !error.contains("battery"), "{error}");
+    }
 
     #[test]
     fn a_question_of_administration_that_was_not_answered_in_time_can_be_asked_again() {

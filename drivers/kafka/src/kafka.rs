@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{Connection, Error, ErrorKind, Result};
+use tokio::task::spawn_blocking;
 
 use crate::cluster::Cluster;
+use crate::errors;
+use crate::security::{Sasl, Tls, Transport};
 use crate::settings::{Create, DeadLetterHeaders, Protocol, Settings, Transactions, Wire};
 use crate::{KafkaAdmin, KafkaAtomicWriter, KafkaReader, KafkaWriter};
 
@@ -160,11 +163,32 @@ impl KafkaBuilder {
         self
     }
 
+    /// Encrypts connections. Who logs in does so with [`Tls::system`] if nothing else is said.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.settings.security.transport = Some(Transport::Tls(tls));
+        self
+    }
+
+    /// Does not encrypt connections. For whoever logs in that is a risk, and [`connect`](Self::connect) warns: who
+    /// listens on the network reads a password or a token, or, with SCRAM, may try to guess it.
+    pub fn plain_text(mut self) -> Self {
+        self.settings.security.transport = Some(Transport::Open);
+        self
+    }
+
+    /// Logs in.
+    pub fn sasl(mut self, sasl: Sasl) -> Self {
+        self.settings.security.sasl = Some(sasl);
+        self
+    }
+
     /// Connects, and waits for a broker's first answer.
     ///
     /// # Errors
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that contradict each other,
-    /// [`Unavailable`](ErrorKind::Unavailable) if no broker answers within 5 s, with the connection's own reason.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that contradict each other, files that cannot be read,
+    /// and a listener that speaks otherwise than is said here; [`Denied`](ErrorKind::Denied) if the broker refuses who
+    /// logs in, or one of the two the other's certificate; [`Unavailable`](ErrorKind::Unavailable) if no broker answers
+    /// within 5 s. All with the connection's own reason.
     pub async fn connect(self) -> Result<Kafka> {
         let longest = crate::settings::MAX_POLL / 2;
         if self.settings.revoke_within > longest {
@@ -182,6 +206,15 @@ impl KafkaBuilder {
                 "a CloudEvent needs a source, and this one is empty",
             )
             .fix("name this program or its place by a URI reference, such as /shop"));
+        }
+        let security = self.settings.security.clone();
+        spawn_blocking(move || security.check()).await.map_err(|e| errors::broken(&e))??;
+        if self.settings.security.shows_a_secret() {
+            tracing::warn!(
+                brokers = self.settings.brokers,
+                "kafka: logging in without TLS: who listens on the network reads the password or the token, or, with \
+                 SCRAM, may try to guess it"
+            );
         }
         let cluster = Cluster::connect(self.settings).await?;
         let writer = KafkaWriter::new(Arc::clone(&cluster))?;

@@ -27,7 +27,8 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `settings`, `errors`, `ears` | what clients are told, and what they say |
+//! | `security` | TLS, logins, tokens, and what a refusal means |
+//! | `settings`, `errors`, `ears`, `serving` | what clients are told, and what they say |
 //! | `wire`, `cloudevents`, `spring` | a message as a record, as a CloudEvent, and dead letters in Spring Kafka's words |
 //! | `cluster`, `positions` | topics and groups, and where partitions stand |
 //! | `batches`, `writer` | what is on its way to the brokers |
@@ -52,6 +53,8 @@ mod member;
 mod poll;
 mod positions;
 mod reader;
+mod security;
+mod serving;
 mod settings;
 mod settler;
 mod source;
@@ -70,6 +73,8 @@ pub use atomic::KafkaAtomicWriter;
 pub use driver::driver;
 pub use kafka::{Kafka, KafkaBuilder};
 pub use reader::KafkaReader;
+pub use security::tokens::Token;
+pub use security::{Sasl, Tls};
 pub use settings::{Create, DeadLetterHeaders, Protocol, Transactions, Wire};
 pub use settler::KafkaSettler;
 pub use source::KafkaSource;

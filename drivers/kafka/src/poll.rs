@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 use millstream_core::{Error, Start};
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -15,7 +16,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
 
 use crate::cluster::Cluster;
-use crate::ears::{self, Ears};
+use crate::ears::Ears;
 use crate::member::{Client, Member, New};
 use crate::{errors, positions, wire};
 
@@ -38,18 +39,24 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn new(member: Arc<Member>) -> Self {
-        Self { member, ears: Ears::default() }
+    pub(crate) fn new(member: Arc<Member>, ears: Ears) -> Self {
+        Self { member, ears }
     }
 }
 
 impl ClientContext for Listener {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        ears::log(level, facility, line);
+        self.ears.log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.ears.hear(&error, reason);
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.ears.token()
     }
 }
 
@@ -132,6 +139,12 @@ impl Thread<'_> {
             KafkaError::MessageConsumptionFatal(code) => {
                 self.member.fail(self.locate(errors::of_code(*code, "the client cannot go on")));
             }
+            // Such as a token that has expired, while our own function gives no other.
+            KafkaError::MessageConsumption(Code::Authentication)
+                if !self.client.context().ears.is_refused_for_good() =>
+            {
+                tracing::debug!(topic = %self.topic(), %error, "the login failed, and will be tried again");
+            }
             KafkaError::MessageConsumption(
                 Code::TopicAuthorizationFailed
                 | Code::GroupAuthorizationFailed
@@ -143,7 +156,8 @@ impl Thread<'_> {
                 | Code::UnreleasedInstanceId,
             ) => {
                 let code = code.unwrap_or(Code::Fail);
-                self.member.fail(self.locate(errors::of_code(code, "the group cannot be joined or read")));
+                let error = errors::of_code(code, "the group cannot be joined or read");
+                self.member.fail(self.locate(self.cluster.ears.explain(error)));
             }
             // The client tries again by itself, and told its reason to the callback.
             _ => tracing::debug!(topic = %self.topic(), %error, "polling"),

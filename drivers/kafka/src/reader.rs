@@ -163,9 +163,12 @@ impl KafkaReader {
             // One process may have several subscriptions of one group.
             config.set("group.instance.id", format!("{instance}.{}", request.topic));
         }
-        let client = Client::from_config_and_context(&config, Listener::new(Arc::clone(member)));
+        let client = Client::from_config_and_context(
+            &config,
+            Listener::new(Arc::clone(member), self.cluster.ears.for_another()),
+        );
         let client =
-            Arc::new(client.map_err(|e| errors::of(&e, "the settings of the consumer were refused"))?);
+            Arc::new(client.map_err(|e| errors::settings(&e, "the settings of the consumer were refused"))?);
         // It is set once, here.
         let _ = member.client.set(Arc::downgrade(&client));
         match (chosen, &request.group) {

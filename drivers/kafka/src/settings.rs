@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use crate::security::Security;
 
 /// Whether topics are made, looked for, or taken for granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,6 +88,7 @@ pub(crate) struct Settings {
     pub(crate) revoke_within: Duration,
     pub(crate) compression: String,
     pub(crate) write_within: Duration,
+    pub(crate) security: Security,
     pub(crate) transactions: Transactions,
     pub(crate) dead_letter_headers: DeadLetterHeaders,
     pub(crate) wire: Wire,
@@ -117,6 +121,7 @@ impl Settings {
             revoke_within: Duration::from_secs(20),
             compression: "lz4".to_owned(),
             write_within: Duration::from_secs(30),
+            security: Security::default(),
             transactions: Transactions::default(),
             dead_letter_headers: DeadLetterHeaders::default(),
             wire: Wire::default(),
@@ -136,6 +141,9 @@ impl Settings {
             .set("reconnect.backoff.max.ms", "2000")
             .set("topic.metadata.refresh.interval.ms", "30000")
             .set("allow.auto.create.topics", "false");
+        self.security.apply(&mut config);
+        // At this level it tells why a broker hung up. All of it goes to our own log, as details.
+        config.set_log_level(RDKafkaLogLevel::Info);
         config
     }
 

@@ -94,10 +94,10 @@ impl Transactor {
         }
         // Reports of the last producer must not reach the batches of the next.
         self.batches = Arc::new(Batches::default());
-        let reports = Reports::new(Arc::clone(&self.batches));
+        let reports = Reports::new(Arc::clone(&self.batches), self.cluster.ears.for_another());
         let config = self.cluster.settings.transactional(&self.id);
         let producer = ThreadedProducer::from_config_and_context(&config, reports)
-            .map_err(|e| errors::of(&e, "the settings of the transactional producer were refused"))?;
+            .map_err(|e| errors::settings(&e, "the settings of the transactional producer were refused"))?;
         let begun = Self::repeat(Instant::now() + ANSWER_WITHIN, |left| producer.init_transactions(left));
         begun.map_err(|e| errors::of(&e, "no transaction can be begun"))?;
         self.producer = Some(producer);

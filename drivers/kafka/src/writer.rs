@@ -9,6 +9,7 @@ use millstream_core::{
     Durability, Error, ErrorKind, Message, Result, WriteOutcome, WriteReport, Writer, WriterCapabilities,
 };
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message as _};
@@ -16,7 +17,7 @@ use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 
 use crate::batches::{BATCH_LIMIT, Batch, Batches};
 use crate::cluster::{Cluster, Topic};
-use crate::ears::{self, Ears};
+use crate::ears::Ears;
 use crate::settings::Wire;
 use crate::{cloudevents, errors, wire};
 
@@ -53,18 +54,24 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    pub(crate) fn new(batches: Arc<Batches>) -> Self {
-        Self { batches, ears: Ears::default() }
+    pub(crate) fn new(batches: Arc<Batches>, ears: Ears) -> Self {
+        Self { batches, ears }
     }
 }
 
 impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        ears::log(level, facility, line);
+        self.ears.log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.ears.hear(&error, reason);
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.ears.token()
     }
 }
 
@@ -97,9 +104,9 @@ fn failure(told: Result<i64, KafkaError>) -> Option<KafkaError> {
 impl KafkaWriter {
     pub(crate) fn new(cluster: Arc<Cluster>) -> Result<Self> {
         let batches = Arc::new(Batches::default());
-        let reports = Reports::new(Arc::clone(&batches));
+        let reports = Reports::new(Arc::clone(&batches), cluster.ears.for_another());
         let producer = ThreadedProducer::from_config_and_context(&cluster.settings.producer(), reports)
-            .map_err(|e| errors::of(&e, "the settings of the producer were refused"))?;
+            .map_err(|e| errors::settings(&e, "the settings of the producer were refused"))?;
         let inner = Inner { cluster, producer, batches, closed: AtomicBool::new(false) };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -192,7 +199,8 @@ impl Inner {
             let error = Error::new(ErrorKind::Unknown, what).fix("write it again, with the same id");
             return WriteOutcome::Unknown(message.locate(error));
         }
-        let told = message.locate(errors::of(error, "the message was not confirmed"));
+        let told = errors::of(error, "the message was not confirmed");
+        let told = message.locate(self.cluster.ears.explain(told));
         match error.rdkafka_error_code() {
             // These say that it is not there; all else may have been written before the answer was lost.
             Some(

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::certificates;
+use super::listeners::{self, Ports, addresses};
 use crate::command::{Run, root};
 use crate::{Result, cache, tools};
 
@@ -73,12 +75,6 @@ pub(crate) struct Cluster {
     brokers: u16,
 }
 
-/// Where one broker listens.
-struct Ports {
-    clients: u16,
-    controller: u16,
-}
-
 impl Cluster {
     pub(super) fn of(brokers: u16) -> Result<Self> {
         let target =
@@ -92,7 +88,22 @@ impl Cluster {
         let ports = self.ports()?;
         let up = (1..=self.brokers).all(|id| self.pid(id).is_some())
             && ports.iter().all(|ports| answers(ports.clients));
-        up.then(|| list(&ports))
+        up.then(|| addresses(&ports, |ports| ports.clients))
+    }
+
+    /// What tests need to know of its other listeners: a variable and its value each.
+    pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
+        let Some(ports) = self.ports() else { return Vec::new() };
+        vec![
+            ("MILLSTREAM_KAFKA_TLS", addresses(&ports, |ports| ports.tls)),
+            ("MILLSTREAM_KAFKA_MTLS", addresses(&ports, |ports| ports.mtls)),
+            ("MILLSTREAM_KAFKA_SASL", addresses(&ports, |ports| ports.sasl)),
+            ("MILLSTREAM_KAFKA_SASL_OPEN", addresses(&ports, |ports| ports.sasl_open)),
+            ("MILLSTREAM_KAFKA_CERTIFICATES", text(&self.certificates())),
+            ("MILLSTREAM_KAFKA_KEY_PASSWORD", certificates::KEY_PASSWORD.to_owned()),
+            ("MILLSTREAM_KAFKA_USER", listeners::USER.to_owned()),
+            ("MILLSTREAM_KAFKA_PASSWORD", listeners::PASSWORD.to_owned()),
+        ]
     }
 
     /// Starts those brokers that are not running, waits until each answers, and says where they are.
@@ -101,11 +112,17 @@ impl Cluster {
             return Ok(address);
         }
         let lib = install()?;
-        fs::create_dir_all(&self.folder)?;
         let ports = match self.ports() {
             Some(ports) if (1..=self.brokers).any(|id| self.pid(id).is_some()) => ports,
             // None is running: the ports of the last time may be another's by now.
-            _ => self.choose_ports()?,
+            last => {
+                if last.is_none() {
+                    // What an older version of us started knows neither these listeners nor their users.
+                    self.stop()?;
+                }
+                certificates::make(&self.certificates())?;
+                self.choose_ports()?
+            }
         };
         for id in 1..=self.brokers {
             if self.pid(id).is_none() {
@@ -130,7 +147,7 @@ impl Cluster {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
-        Ok(list(&ports))
+        Ok(addresses(&ports, |ports| ports.clients))
     }
 
     /// Stops what is running; says whether anything was.
@@ -165,6 +182,10 @@ impl Cluster {
         self.folder.join(format!("broker-{id}"))
     }
 
+    fn certificates(&self) -> PathBuf {
+        self.folder.join("certificates")
+    }
+
     fn settings(&self, id: u16) -> PathBuf {
         self.home(id).join("server.properties")
     }
@@ -180,24 +201,18 @@ impl Cluster {
 
     fn ports(&self) -> Option<Vec<Ports>> {
         let lines = fs::read_to_string(self.folder.join("ports")).ok()?;
-        let ports: Option<Vec<_>> = lines
-            .lines()
-            .map(|line| {
-                let (clients, controller) = line.split_once(' ')?;
-                Some(Ports { clients: clients.parse().ok()?, controller: controller.parse().ok()? })
-            })
-            .collect();
+        let ports: Option<Vec<_>> = lines.lines().map(Ports::parse).collect();
         ports.filter(|ports| ports.len() == usize::from(self.brokers))
     }
 
     fn choose_ports(&self) -> Result<Vec<Ports>> {
         // All are held until all are chosen, so that no two are the same.
-        let held: Vec<_> =
-            (0..2 * self.brokers).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+        let held: Vec<_> = (0..Ports::COUNT * usize::from(self.brokers))
+            .map(|_| TcpListener::bind("127.0.0.1:0"))
+            .collect::<Result<_, _>>()?;
         let free: Vec<_> = held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<Result<_, _>>()?;
-        let ports: Vec<_> =
-            free.as_chunks::<2>().0.iter().map(|[a, b]| Ports { clients: *a, controller: *b }).collect();
-        let lines: String = ports.iter().map(|p| format!("{} {}\n", p.clients, p.controller)).collect();
+        let ports: Vec<_> = free.as_chunks().0.iter().copied().map(Ports::new).collect();
+        let lines: String = ports.iter().map(|ports| format!("{ports}\n")).collect();
         fs::write(self.folder.join("ports"), lines)?;
         Ok(ports)
     }
@@ -211,6 +226,7 @@ impl Cluster {
             let tool = Command::new("java")
                 .args(["-cp", &classes, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
                 .arg(&settings)
+                .args(listeners::users())
                 .output()?;
             if !tool.status.success() {
                 return Err(format!("kafka's folder: {}", String::from_utf8_lossy(&tool.stderr)).into());
@@ -244,11 +260,7 @@ impl Cluster {
             "process.roles=broker,controller\n\
              node.id={id}\n\
              controller.quorum.voters={voters}\n\
-             listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{clients}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-             controller.listener.names=CONTROLLER\n\
-             inter.broker.listener.name=PLAINTEXT\n\
+             {listeners}\
              log.dirs={data}\n\
              auto.create.topics.enable=false\n\
              num.partitions=1\n\
@@ -270,15 +282,10 @@ impl Cluster {
              group.consumer.heartbeat.interval.ms=500\n\
              log.retention.check.interval.ms=1000\n",
             voters = voters.join(","),
-            clients = at.clients,
-            controller = at.controller,
+            listeners = at.properties(&self.certificates()),
             data = self.home(id).join("data").display(),
         )
     }
-}
-
-fn list(ports: &[Ports]) -> String {
-    ports.iter().map(|p| format!("127.0.0.1:{}", p.clients)).collect::<Vec<_>>().join(",")
 }
 
 fn text(path: &Path) -> String {
@@ -309,12 +316,13 @@ mod tests {
     #[test]
     fn each_broker_knows_all_controllers_and_its_own_ports() {
         let cluster = Cluster { folder: "services".into(), brokers: 3 };
-        let ports: Vec<_> = (1..=3).map(|n| Ports { clients: 100 + n, controller: 200 + n }).collect();
+        let ports: Vec<_> =
+            (1..=3).map(|n| Ports::new([100, 200, 300, 400, 500, 600].map(|from| from + n))).collect();
         let text = cluster.properties(2, &ports);
         assert!(text.contains("voters=1@127.0.0.1:201,2@127.0.0.1:202,3@127.0.0.1:203\n"), "{text}");
-        assert!(text.contains("listeners=PLAINTEXT://127.0.0.1:102,CONTROLLER://127.0.0.1:202\n"), "{text}");
+        assert!(text.contains("\nlisteners=PLAINTEXT://127.0.0.1:102,TLS://127.0.0.1:302,"), "{text}");
         assert!(text.contains("min.insync.replicas=2\n"), "{text}");
-        assert_eq!(list(&ports), "127.0.0.1:101,127.0.0.1:102,127.0.0.1:103");
+        assert_eq!(addresses(&ports, |ports| ports.clients), "127.0.0.1:101,127.0.0.1:102,127.0.0.1:103");
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! What is installed lies in the cache, what a server writes in the build folder: a clean checkout fetches nothing
 //! again, and two checkouts do not share a server.
 
+mod certificates;
 mod kafka;
+mod listeners;
 mod peers;
 
 use clap::{Args, ValueEnum};
@@ -47,7 +49,7 @@ pub(crate) fn run(options: &Options) -> Result {
         Action::Start => {
             let address = kafka.start()?;
             println!("kafka is ready: {}={address}", kafka::VARIABLE);
-            for (name, value) in peers::of_kafka()? {
+            for (name, value) in kafka.variables().into_iter().chain(peers::of_kafka()?) {
                 println!("beside it: {name}={value:?}");
             }
         }
@@ -80,6 +82,7 @@ impl Servers {
         let was_running = kafka.address().is_some();
         let address = kafka.start()?;
         let mut variables = vec![(kafka::VARIABLE, address)];
+        variables.extend(kafka.variables());
         variables.extend(peers::of_kafka()?);
         Ok(Self { kafka, variables, was_running })
     }
