@@ -228,6 +228,11 @@ impl Plan {
         matches!(self.shape, Shape::LeaseQueue { .. })
     }
 
+    /// Whether what handlers send commits with their messages' positions: in every other world whose log has partitions.
+    pub(crate) fn commits_emits(&self) -> bool {
+        matches!(self.shape, Shape::Partitioned { .. }) && self.seed % 2 == 1 && self.defect.is_none()
+    }
+
     pub(crate) fn is_stormy(&self) -> bool {
         self.weather == Weather::Stormy
     }

@@ -467,6 +467,22 @@ impl Settler for WireSettler {
                     settlement: Box::new(settlement),
                 })
                 .collect(),
+            // Such a driver finds out how it ended before it says anything.
+            Passage::Silent if wire.world.plan.commits_emits() => {
+                let arrives = wire.world.draw(fastrand::Rng::bool);
+                let outcomes = match arrives {
+                    true => self.inner.settle(batch).await,
+                    false => batch
+                        .into_iter()
+                        .map(|settlement| Settled::Failed {
+                            error: wire.unreachable(&seat.topic),
+                            settlement: Box::new(settlement),
+                        })
+                        .collect(),
+                };
+                wire.link.healed_in_time().await;
+                outcomes
+            }
             Passage::Silent if wire.world.draw(fastrand::Rng::bool) => {
                 // It arrives; its answer comes once the link is healed, or never.
                 let outcomes = self.inner.settle(batch).await;

@@ -61,7 +61,11 @@ struct Moods {
 impl World {
     pub(crate) fn new(plan: Plan, keep: Keep) -> Arc<Self> {
         clock::begin();
-        let broker = SimBroker::builder().shape(plan.shape).seed(plan.seed).clock(clock::now).build();
+        let mut broker = SimBroker::builder().shape(plan.shape).seed(plan.seed).clock(clock::now);
+        if plan.commits_emits() {
+            broker = broker.transactions();
+        }
+        let broker = broker.build();
         let control = broker.control();
         Arc::new(Self {
             random: Mutex::new(fastrand::Rng::with_seed(plan.seed ^ 0x0072_616e_646f_6d00)),

@@ -175,7 +175,7 @@ impl Pump {
     fn assigned(&mut self, assigned: &[Assigned], owned: &mut Vec<Owned>, scans: &mut Scans) {
         let now = Instant::now();
         let desk = &self.desk;
-        desk.with(now, |window| window.assigned(self.input, assigned, self.marks));
+        desk.with(now, |window| window.assigned(self.input, assigned, self.marks, now));
         for one in assigned {
             owned.retain(|(p, _)| *p != one.partition);
             self.read_first.retain(|(p, ..)| *p != one.partition);

@@ -114,7 +114,7 @@ impl World {
         self.last_epoch += 1;
         let epoch = Epoch(self.last_epoch);
         self.ours = Some((epoch, false));
-        self.window.assigned(Input::Main, &[Assigned::new(PARTITION, epoch)], false);
+        self.window.assigned(Input::Main, &[Assigned::new(PARTITION, epoch)], false, Instant::now());
         (self.next, self.finished) = (self.committed, (0..self.committed).collect());
     }
 

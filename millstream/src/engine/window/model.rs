@@ -48,7 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
 pub(super) fn window(cumulative: bool, parks: bool) -> Window {
     let mut window = window_of(rules(cumulative, parks));
     if cumulative {
-        window.assigned(Input::Main, &[Assigned::new(PartitionId(0), Epoch(0))], false);
+        window.assigned(Input::Main, &[Assigned::new(PartitionId(0), Epoch(0))], false, Instant::now());
     }
     window
 }

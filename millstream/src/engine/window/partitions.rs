@@ -81,7 +81,7 @@ impl Window {
     // ---- Assignment --------------------------------------------------------------------------------------
 
     /// Partitions are ours now. `marks`: whether notes can be stored.
-    pub(crate) fn assigned(&mut self, input: Input, assigned: &[Assigned], marks: bool) {
+    pub(crate) fn assigned(&mut self, input: Input, assigned: &[Assigned], marks: bool, now: Instant) {
         for one in assigned {
             let mut partition = Partition::new(one.epoch);
             partition.start = one.start;
@@ -102,7 +102,11 @@ impl Window {
                     then: None,
                 });
             }
-            self.partitions.insert((input, one.partition), partition);
+            // One that comes back before its end was told.
+            let over = self.partitions.insert((input, one.partition), partition);
+            for cargo in over.map(|over| over.tracker.end()).unwrap_or_default() {
+                self.unsettled(cargo.index, now);
+            }
         }
     }
 
@@ -247,10 +251,10 @@ impl Window {
         let epoch = token.id().epoch;
         let Some(state) = self.partitions.get_mut(&(input, partition)).filter(|p| p.epoch == epoch) else {
             // Its assignment is over: whoever has the partition now handles it again.
+            self.counts.lease_lost(1);
             drop(token);
-            match cargo {
-                Some(cargo) => self.unsettled(cargo.index, now),
-                None => self.counts.lease_lost(1),
+            if let Some(cargo) = cargo {
+                self.unsettled(cargo.index, now);
             }
             return;
         };
@@ -534,7 +538,7 @@ mod tests {
     async fn a_delivery_of_an_assignment_that_is_over_is_dropped_and_counted() {
         let mut window = window(true, false);
         window.lost(Input::Main, &[(PARTITION, Epoch(0))], Instant::now());
-        window.assigned(Input::Main, &[Assigned::new(PARTITION, Epoch(1))], false);
+        window.assigned(Input::Main, &[Assigned::new(PARTITION, Epoch(1))], false, Instant::now());
         arrive(&mut window, 0, 7);
         assert!(take(&mut window).is_empty());
         assert_eq!((window.counts.stale, window.counts.reads), (1, 0));
@@ -548,7 +552,7 @@ mod tests {
         arrive(&mut window, 0, 7);
         let job = take(&mut window).remove(0);
         window.lost(Input::Main, &[(PARTITION, Epoch(0))], Instant::now());
-        window.assigned(Input::Main, &[Assigned::new(PARTITION, Epoch(1))], false);
+        window.assigned(Input::Main, &[Assigned::new(PARTITION, Epoch(1))], false, Instant::now());
         end(&mut window, &job);
         assert_eq!(settlements(&mut window), 0);
         assert_eq!(window.counts.leases_lost, 1);

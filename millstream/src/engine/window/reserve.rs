@@ -116,7 +116,7 @@ mod tests {
         rules.policy.dedup = Some(Arc::new(EmbeddedDedupStore::new(10)));
         let mut window = window_of(rules);
         let assigned = [0, 1].map(|partition| Assigned::new(PartitionId(partition), Epoch(0)));
-        window.assigned(Input::Main, &assigned, false);
+        window.assigned(Input::Main, &assigned, false, Instant::now());
         arrive(&mut window, 0, "gone");
         let (seat, key) = wanted(&mut window);
         window.lost(Input::Main, &[(PartitionId(0), Epoch(0))], Instant::now());

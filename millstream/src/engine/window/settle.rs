@@ -140,7 +140,6 @@ impl Window {
 
     /// An entry whose settlement will never be sent: it comes again, here or elsewhere.
     pub(super) fn unsettled(&mut self, index: Index, now: Instant) {
-        self.counts.lease_lost(1);
         let Some(entry) = self.entries.get_mut(index as usize) else { return };
         self.outworn.extend(entry.take_reservation());
         self.remove(index, Leaves::ToComeAgain, now);
