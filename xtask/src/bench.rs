@@ -14,7 +14,7 @@ const MANIFEST: &str = "bench/Cargo.toml";
 
 /// Where the bench finds peers in Go, and their packages.
 const GO_PEERS: [(&str, &str); 2] =
-    [("MILLSTREAM_BENCH_WATERMILL", "watermill"), ("MILLSTREAM_BENCH_STREAMS", "streams")];
+    [("MILLSTREAM_BENCH_WATERMILL", "watermill"), ("MILLSTREAM_BENCH_KAFKA_GO", "kafkago")];
 
 #[derive(Args)]
 pub(crate) struct Options {

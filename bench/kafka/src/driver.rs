@@ -33,7 +33,7 @@ pub(crate) fn produce(job: &Job) -> Measured {
         // The topic is known before the clock starts, as it is to a program that runs.
         writer.write(vec![pool[0].clone()]).await?.into_result()?;
         let mut ages = Ages::new()?;
-        let mut under_way = JoinSet::new();
+        let mut under_way = JoinSet::<Result<_>>::new();
         let watch = Stopwatch::start()?;
         for first in (0..job.messages).step_by(job.batch) {
             if under_way.len() == job.outstanding
@@ -47,7 +47,7 @@ pub(crate) fn produce(job: &Job) -> Measured {
                 let begun = Instant::now();
                 let batch = numbers.map(|number| pool[number % pool.len()].clone()).collect();
                 writer.write(batch).await?.into_result()?;
-                Result::Ok(begun.elapsed())
+                Ok(begun.elapsed())
             });
         }
         while let Some(age) = under_way.join_next().await {

@@ -8,8 +8,6 @@ use bytes::Bytes;
 use millstream::{Event, Message};
 use serde::{Deserialize, Serialize};
 
-use bench_harness::Result;
-
 /// What one run of a producer is.
 pub(crate) struct Job {
     pub(crate) topic: String,
