@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millstream_core::{
-    Durability, Error, ErrorKind, Message, Result, WriteOutcome, WriteReport, Writer, WriterCapabilities,
+    ByteString, Durability, Error, ErrorKind, Message, Result, WriteOutcome, WriteReport, Writer,
+    WriterCapabilities,
 };
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
@@ -116,12 +117,21 @@ impl Drop for Inner {
 struct Sending<'a> {
     batches: &'a Batches,
     batch: Arc<Batch>,
+    /// Those that have no report to come, and the sender's own part.
+    left: usize,
 }
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        self.batches.ended(&self.batch);
+        self.batches.ended(&self.batch, self.left);
     }
+}
+
+/// What is known of the topics of a batch.
+struct Topics {
+    /// Of the first message, which most batches share.
+    first: Result<Topic>,
+    others: HashMap<ByteString, Result<Topic>>,
 }
 
 impl Inner {
@@ -129,12 +139,13 @@ impl Inner {
         Error::new(ErrorKind::BusIsShutdown, "the writer is closed").fix("open the connection anew")
     }
 
-    /// What is known of the topics of a batch: of each once.
-    async fn topics(&self, batch: &[Message]) -> HashMap<String, Result<Topic>> {
-        let mut topics = HashMap::new();
-        for message in batch {
-            if !topics.contains_key(&*message.topic) {
-                topics.insert(message.topic.to_string(), self.topic(&message.topic).await);
+    /// Asks for the topics of a batch, for each once.
+    async fn topics(&self, batch: &[Message]) -> Topics {
+        let name = batch.first().map_or("", |message| &message.topic);
+        let mut topics = Topics { first: self.topic(name).await, others: HashMap::new() };
+        for message in batch.iter().filter(|message| *message.topic != *name) {
+            if !topics.others.contains_key(&message.topic) {
+                topics.others.insert(message.topic.clone(), self.topic(&message.topic).await);
             }
         }
         topics
@@ -149,26 +160,15 @@ impl Inner {
     }
 
     /// Hands a message to the producer, waiting while its queue is full.
-    async fn send(
-        &self,
-        message: &Message,
-        partitions: u32,
-        place: usize,
-        batch: &Batch,
-    ) -> Result<(), KafkaError> {
-        loop {
-            // One that is created before the look at the queue misses no report after it.
-            let room = self.batches.room.notified();
-            let opaque = batch.expect(place);
-            let refused =
-                self.producer.send(wire::record(message, partitions, opaque)).map_err(|(error, _)| error);
-            let Err(error) = refused else { return Ok(()) };
-            // No report will come of this one.
-            self.batches.ended(batch);
-            if error.rdkafka_error_code() != Some(Code::QueueFull) {
-                return Err(error);
-            }
-            let _ = tokio::time::timeout(ROOM_WITHIN, room).await;
+    async fn send(&self, message: &Message, partitions: u32, opaque: usize) -> Result<(), KafkaError> {
+        let send = || match self.producer.send(wire::record(message, partitions, opaque)) {
+            Ok(()) => Some(Ok(())),
+            Err((error, _)) if error.rdkafka_error_code() == Some(Code::QueueFull) => None,
+            Err((error, _)) => Some(Err(error)),
+        };
+        match send() {
+            Some(sent) => sent,
+            None => self.batches.retry(ROOM_WITHIN, send).await,
         }
     }
 
@@ -225,16 +225,21 @@ impl Writer for KafkaWriter {
         let topics = inner.topics(&batch).await;
         let mut outcomes: Vec<(usize, WriteOutcome)> = Vec::new();
         let sent = {
-            let sending = Sending { batches: &inner.batches, batch: inner.batches.begin() };
+            let begun = inner.batches.begin(batch.len());
+            let mut sending = Sending { batches: &inner.batches, batch: begun, left: batch.len() + 1 };
             // Once more: from here on `close` sees this batch and waits for it.
             if inner.closed.load(Ordering::Acquire) {
                 return Err(Inner::closed());
             }
             for (place, message) in batch.iter().enumerate() {
-                let checked = match topics.get(&*message.topic) {
-                    Some(Ok(topic)) => wire::check(message, topic.max_message).map(|()| topic.partitions),
-                    Some(Err(error)) => Err(again(error)),
-                    None => Ok(0),
+                let topic = if message.topic == batch[0].topic {
+                    &topics.first
+                } else {
+                    topics.others.get(&message.topic).unwrap_or(&topics.first)
+                };
+                let checked = match topic {
+                    Ok(topic) => wire::check(message, topic.max_message).map(|()| topic.partitions),
+                    Err(error) => Err(again(error)),
                 };
                 let partitions = match checked {
                     Ok(partitions) => partitions,
@@ -243,9 +248,12 @@ impl Writer for KafkaWriter {
                         continue;
                     }
                 };
-                if let Err(error) = inner.send(message, partitions, place, &sending.batch).await {
-                    let error = message.locate(errors::of(&error, "the message was not taken"));
-                    outcomes.push((place, WriteOutcome::Failed(error)));
+                match inner.send(message, partitions, sending.batch.opaque(place)).await {
+                    Ok(()) => sending.left -= 1,
+                    Err(error) => {
+                        let error = message.locate(errors::of(&error, "the message was not taken"));
+                        outcomes.push((place, WriteOutcome::Failed(error)));
+                    }
                 }
             }
             Arc::clone(&sending.batch)
