@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use millstream_core::{Error, ErrorKind, Message, names};
 use rdkafka::Message as _;
@@ -16,12 +16,14 @@ pub const MESSAGE_ID: &str = "message_id";
 /// The header of the content type.
 pub const CONTENT_TYPE: &str = "content_type";
 
+/// Bytes of a payload that is small.
+const SMALL: usize = 512;
+
 /// The longest name of a topic.
 const TOPIC_LIMIT: usize = 249;
 
-/// Refuses what Kafka cannot take.
+/// Refuses what Kafka cannot take, of a message whose topic is known.
 pub(crate) fn check(message: &Message, max_message: usize) -> Result<(), Error> {
-    check_topic(&message.topic)?;
     let size = message.size();
     if size > max_message {
         return Err(Error::new(
@@ -97,16 +99,40 @@ fn headers(message: &Message) -> Option<OwnedHeaders> {
 }
 
 /// The message of a record.
+///
+/// What is small lies together: one allocation for payload, key and id. A payload that is large has its own, so that who
+/// keeps a key keeps no payload with it.
 pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString) -> Message {
-    let copy = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
+    let (payload, key) = (record.payload(), record.key());
+    let headers = record.headers();
+    let id = headers.and_then(first_id).unwrap_or_default();
     let mut message = Message::new(topic.clone(), Bytes::new());
-    message.data = copy(record.payload());
-    message.key = copy(record.key());
     message.time = record.timestamp().to_millis().map_or(UNIX_EPOCH, time);
-    if let Some(headers) = record.headers() {
+    let small = payload.unwrap_or_default();
+    let together = if small.len() <= SMALL { small } else { &[] };
+    let mut block = BytesMut::with_capacity(together.len() + id.len() + key.map_or(0, <[u8]>::len));
+    block.extend_from_slice(together);
+    block.extend_from_slice(id.as_bytes());
+    block.extend_from_slice(key.unwrap_or_default());
+    let mut block = block.freeze();
+    let data = block.split_to(together.len());
+    message.data = match payload {
+        Some(payload) if payload.len() > SMALL => Some(Bytes::copy_from_slice(payload)),
+        other => other.map(|_| data),
+    };
+    // It was text before it was copied.
+    message.id = ByteString::try_from(block.split_to(id.len())).unwrap_or_default();
+    message.key = key.map(|_| block);
+    if let Some(headers) = headers {
         take_headers(&mut message, headers);
     }
     message
+}
+
+/// The header of the id, if it is where writers put it.
+fn first_id(headers: &BorrowedHeaders) -> Option<&str> {
+    let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(0))).ok()??;
+    (header.key == MESSAGE_ID).then(|| header.value.and_then(|value| std::str::from_utf8(value).ok()))?
 }
 
 /// A time as brokers say it.
@@ -114,8 +140,9 @@ pub(crate) fn time(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
+/// Takes all headers, but for the id if that is known already.
 fn take_headers(message: &mut Message, headers: &BorrowedHeaders) {
-    for index in 0..headers.count() {
+    for index in usize::from(!message.id.is_empty())..headers.count() {
         // The client panics over a name that is not UTF-8, which anybody may write. The rest of the message is sound.
         let Ok(header) = catch_unwind(AssertUnwindSafe(|| headers.try_get(index))) else {
             tracing::warn!(topic = %message.topic, "a header whose name is not UTF-8 was left out");
@@ -125,7 +152,7 @@ fn take_headers(message: &mut Message, headers: &BorrowedHeaders) {
         match (key, value.map(std::str::from_utf8)) {
             (MESSAGE_ID, Some(Ok(id))) if message.id.is_empty() => message.id = id.into(),
             (CONTENT_TYPE, Some(Ok(kind))) if message.content_type.is_empty() => {
-                message.content_type = kind.into();
+                message.content_type = content_type(kind);
             }
             _ => match value {
                 Some(value) => message.headers.append(key, Bytes::copy_from_slice(value)),
@@ -133,6 +160,15 @@ fn take_headers(message: &mut Message, headers: &BorrowedHeaders) {
             },
         }
     }
+}
+
+/// A content type. Those that nearly all messages have need no memory of their own.
+fn content_type(kind: &str) -> ByteString {
+    const KNOWN: [&str; 2] = ["application/json", "application/octet-stream"];
+    KNOWN
+        .iter()
+        .find(|known| **known == kind)
+        .map_or_else(|| kind.into(), |known| ByteString::from_static(known))
 }
 
 #[cfg(test)]
