@@ -18,11 +18,17 @@ use crate::settings::ANSWER_WITHIN;
 /// How long to wait before a commit is sent again.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// The shortest time between two commits: under load one carries the messages of all of it. A commit is a request to the
+/// broker however few it carries, and back to back they would take as much of both sides as the messages do.
+const PACE: Duration = Duration::from_millis(20);
+
 /// Takes the verdicts of one subscription.
 #[derive(Debug)]
 pub struct KafkaSettler {
     member: Arc<Member>,
     cluster: Arc<Cluster>,
+    /// When the next commit may be sent.
+    not_before: Instant,
 }
 
 /// How the commit of one partition ended.
@@ -37,7 +43,7 @@ enum End {
 
 impl KafkaSettler {
     pub(crate) fn new(member: Arc<Member>, cluster: Arc<Cluster>) -> Self {
-        Self { member, cluster }
+        Self { member, cluster, not_before: Instant::now() }
     }
 
     fn locate(&self, error: Error) -> Error {
@@ -103,20 +109,42 @@ impl KafkaSettler {
     }
 }
 
+/// How far each partition is finished. Tokens come in runs of a partition: of each run only the end is looked up.
+fn finished(batch: &[Settlement]) -> Finished {
+    let part = |settlement: &Settlement| {
+        let token = settlement.token.id();
+        ((number(token.partition), token.epoch.0), i64::try_from(token.id).unwrap_or(i64::MAX - 1))
+    };
+    let mut finished = Finished::new();
+    let mut acks = batch.iter().filter(|s| matches!(s.verdict, Verdict::Ack)).map(part).peekable();
+    while let Some((part, mut last)) = acks.next() {
+        while let Some((_, next)) = acks.next_if(|(next, _)| *next == part) {
+            last = last.max(next);
+        }
+        let highest = finished.entry(part).or_insert(last);
+        *highest = last.max(*highest);
+    }
+    finished
+}
+
 impl Settler for KafkaSettler {
     async fn settle(&mut self, batch: Vec<Settlement>) -> Vec<Settled> {
-        let mut finished = Finished::new();
-        for settlement in batch.iter().filter(|s| matches!(s.verdict, Verdict::Ack)) {
-            let token = settlement.token.id();
-            let last = i64::try_from(token.id).unwrap_or(i64::MAX - 1);
-            let highest = finished.entry((number(token.partition), token.epoch.0)).or_insert(last);
-            *highest = last.max(*highest);
-        }
+        let finished = finished(&batch);
         // Without a group nothing is kept, so nothing can fail.
         let ended = match self.member.group {
-            Some(_) => self.commit(finished).await,
+            Some(_) => {
+                tokio::time::sleep_until(self.not_before).await;
+                let ended = self.commit(finished).await;
+                self.not_before = Instant::now() + PACE;
+                ended
+            }
             None => finished.into_keys().map(|part| (part, End::Done)).collect(),
         };
+        if batch.iter().all(|s| matches!(s.verdict, Verdict::Ack))
+            && ended.values().all(|end| matches!(end, End::Done))
+        {
+            return batch.iter().map(|_| Settled::Done).collect();
+        }
         let settle = |settlement: Settlement| {
             let token = settlement.token.id();
             if !matches!(settlement.verdict, Verdict::Ack) {
