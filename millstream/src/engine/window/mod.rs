@@ -96,6 +96,8 @@ pub(crate) struct Window {
     /// By [`Way`].
     outgoing: [Vec<Outgoing>; 3],
     settlements: [Outward; 2],
+    /// How often those were taken.
+    taken: [u64; 2],
     marks: Vec<MarkRequest>,
     /// Notes taken by the settler and not yet stored.
     marking: usize,
@@ -139,6 +141,7 @@ impl Window {
             partitions: std::collections::HashMap::default(),
             outgoing: Default::default(),
             settlements: Default::default(),
+            taken: [0; 2],
             marks: Vec::new(),
             marking: 0,
             reports: Vec::new(),
@@ -363,6 +366,7 @@ impl Window {
     /// Takes what is to be settled of an input. What is past its lease by our own clock is lost, whatever the
     /// broker would say.
     pub(crate) fn take_settlements(&mut self, input: Input, now: Instant, into: &mut Outward) {
+        self.taken[input as usize] += 1;
         if self.rules.lease.is_none() {
             into.append(&mut self.settlements[input as usize]);
             return;

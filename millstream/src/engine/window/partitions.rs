@@ -17,6 +17,9 @@ pub(super) struct Partition {
     tracker: Tracker<Cargo>,
     /// Settlements sent and not answered.
     outstanding: usize,
+    /// The newest of them, as long as the settler has not taken it and a later one may take its place: its place in
+    /// what the settler takes next, and how often the settler came before.
+    pending: Option<(usize, u64)>,
     revoking: bool,
     /// Not read further: too much is finished and not committed.
     stopped: bool,
@@ -38,6 +41,7 @@ impl Partition {
             epoch,
             tracker: Tracker::new(),
             outstanding: 0,
+            pending: None,
             revoking: false,
             stopped: false,
             start: None,
@@ -237,38 +241,40 @@ impl Window {
         cargo: Option<Box<Cargo>>,
     ) {
         let epoch = token.id().epoch;
-        let Some(state) = self.partitions.get_mut(&(input, partition)).filter(|p| p.epoch == epoch) else {
+        let Self { partitions, settlements, taken, unsettled, loose, .. } = self;
+        let Some(state) = partitions.get_mut(&(input, partition)).filter(|p| p.epoch == epoch) else {
             // Its assignment is over: whoever has the partition now handles it again.
             self.counts.lease_lost(1);
             drop(token);
             return;
         };
+        let (outward, taken) = (&mut settlements[input as usize], taken[input as usize]);
         state.tracker.finish(number, token, cargo);
-        let mut ready: Vec<(Settlement, Tag)> = Vec::new();
         while let Some((token, cargo)) = state.tracker.advance() {
-            match cargo {
-                Some(cargo) => {
-                    let tag = Tag::of(token.id(), None).awaited_by(cargo.index);
-                    let mut settlement = Settlement::ack(token);
+            let tag = Tag::of(token.id(), None);
+            let mut settlement = Settlement::ack(token);
+            state.pending = match (cargo, state.pending) {
+                (None, Some((at, then))) if then == taken => {
+                    // The later one settles the earlier with it. So the settler gets a few, however many messages there
+                    // are, and those that wait for it take no room from others.
+                    outward.settlements[at] = settlement;
+                    outward.tags[at].count += 1;
+                    continue;
+                }
+                (None, _) => {
+                    *loose += 1;
+                    outward.push(settlement, tag);
+                    Some((outward.tags.len() - 1, taken))
+                }
+                (Some(cargo), _) => {
                     let along = settlement.along_mut();
                     (along.emit, along.effects) = (cargo.emit, cargo.effects);
-                    ready.push((settlement, tag));
+                    outward.push(settlement, tag.awaited_by(cargo.index));
+                    None
                 }
-                None => match ready.last_mut() {
-                    // The later one settles the earlier with it.
-                    Some((last, tag)) if tag.waits.is_none() => {
-                        *last = Settlement::ack(token);
-                        tag.count += 1;
-                    }
-                    _ => {
-                        let tag = Tag::of(token.id(), None);
-                        ready.push((Settlement::ack(token), tag));
-                    }
-                },
-            }
-        }
-        for (settlement, tag) in ready {
-            self.send(input, settlement, tag);
+            };
+            *unsettled += 1;
+            state.outstanding += 1;
         }
     }
 
