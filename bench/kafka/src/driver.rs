@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bench_harness::{Result, Stopwatch, two_threads};
-use millstream_core::{OpenRequest, ReadLimits, Reader as _, Settlement, Settler as _, Source as _, Token, Writer as _};
+use millstream_core::{
+    OpenRequest, ReadLimits, Reader as _, Settlement, Settler as _, Source as _, Token, Writer as _,
+};
 use millstream_kafka::{Create, Kafka};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;

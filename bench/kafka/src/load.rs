@@ -36,8 +36,8 @@ pub(crate) const CONTENT_TYPE: &str = "application/json";
 const POOL: usize = 1_000;
 
 const WORDS: [&str; 16] = [
-    "amber", "pump", "north", "valve", "steady", "cold", "seven", "bridge", "late", "meter", "open", "quiet", "river",
-    "tower", "unit", "wind",
+    "amber", "pump", "north", "valve", "steady", "cold", "seven", "bridge", "late", "meter", "open", "quiet",
+    "river", "tower", "unit", "wind",
 ];
 
 /// Events whose JSON has so many bytes, with words in them: random letters could not be compressed, and one text again
@@ -57,7 +57,8 @@ pub(crate) fn readings(size: usize) -> Result<Vec<Reading>> {
                 note: String::new(),
             };
             let empty = serde_json::to_vec(&reading)?.len();
-            let room = size.checked_sub(empty).ok_or_else(|| format!("a payload has {empty} bytes at least"))?;
+            let room =
+                size.checked_sub(empty).ok_or_else(|| format!("a payload has {empty} bytes at least"))?;
             while reading.note.len() < room {
                 reading.note.push_str(word());
                 reading.note.push(' ');

@@ -44,7 +44,8 @@ fn bound(config: &mut ClientConfig, partitions: usize) {
     let queue = (64 << 20) / 3 / partitions.max(1);
     config
         .set("queued.max.messages.kbytes", (queue >> 10).to_string())
-        .set("fetch.message.max.bytes", queue.min(1 << 20).to_string())
+        .set("queued.min.messages", (queue / 512).clamp(1, 100_000).to_string())
+        .set("fetch.message.max.bytes", (queue / 4).clamp(64 << 10, 1 << 20).to_string())
         .set("fetch.max.bytes", ((64 << 20) / 3).to_string());
 }
 

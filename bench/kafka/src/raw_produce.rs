@@ -74,10 +74,7 @@ pub(crate) fn config() -> Result<ClientConfig> {
 }
 
 /// Sends batches; `send` hands over one message by its number.
-fn run(
-    job: &Job,
-    mut send: impl FnMut(&ThreadedProducer<Reports>, usize, usize) -> Result,
-) -> Measured {
+fn run(job: &Job, mut send: impl FnMut(&ThreadedProducer<Reports>, usize, usize) -> Result) -> Measured {
     let slots = Arc::new(Slots {
         slots: (0..job.outstanding).map(|_| Slot::default()).collect(),
         failed: AtomicUsize::new(0),

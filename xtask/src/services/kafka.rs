@@ -222,8 +222,11 @@ impl Cluster {
         }
         let log = File::create(home.join("log"))?;
         // Half compiled it starts sooner.
-        let how: &[&str] =
-            if self.bench { &["-Xms1g", "-Xmx1g"] } else { &["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1"] };
+        let how: &[&str] = if self.bench {
+            &["-Xms1g", "-Xmx1g"]
+        } else {
+            &["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1"]
+        };
         let broker = Command::new("java")
             .args(how)
             .arg("-XX:+UseSerialGC")

@@ -65,8 +65,13 @@ pub(super) fn consume(scale: Scale) -> Result<Vec<Row>> {
         if (size, count) == (100, 12) {
             let [bodies] = interleaved([messages], scale.rounds(), || Ok([run("raw-bodies")?]))?;
             rows.push(
-                Row::new(GROUP, "read by the raw client without the headers", bodies.cpu_nanos(), "ns of CPU a message")
-                    .detail(told("it", &bodies)),
+                Row::new(
+                    GROUP,
+                    "read by the raw client without the headers",
+                    bodies.cpu_nanos(),
+                    "ns of CPU a message",
+                )
+                .detail(told("it", &bodies)),
             );
         }
     }

@@ -16,9 +16,8 @@ pub(super) fn run(scale: Scale) -> Result<Vec<Row>> {
     let clean = Topic::filled(12, messages, SIZE)?;
     let spoilt = Topic::new(12)?;
     Program::ours(["fill", &spoilt.0]).arg(messages).arg(SIZE).arg("--poison").arg(EVERY).quiet()?;
-    let run = |topic: &Topic, wanted: usize| {
-        Program::ours(["consume", "toolkit", &topic.0]).arg(wanted).outcome()
-    };
+    let run =
+        |topic: &Topic, wanted: usize| Program::ours(["consume", "toolkit", &topic.0]).arg(wanted).outcome();
     run(&clean, messages)?;
     let [clean, rest] = interleaved([messages, sound], scale.rounds(), || {
         Ok([run(&clean, messages)?, run(&spoilt, sound)?])
