@@ -20,8 +20,8 @@ use crate::{Measured, brokers, group};
 /// As many messages as the scheduler has in flight.
 const READ: usize = 1_024;
 const READ_BYTES: usize = 64 << 20;
-/// Reads that are not settled yet.
-const BEHIND: usize = 16;
+/// Reads that are not settled yet. More than there are between two commits: whoever reads is not to wait for one.
+const BEHIND: usize = 1_024;
 
 pub(crate) async fn connect() -> Result<Kafka> {
     Ok(Kafka::builder(brokers()?).create(Create::Never).connect().await?)

@@ -19,6 +19,9 @@ pub const CONTENT_TYPE: &str = "content_type";
 /// Bytes of a payload that is small.
 const SMALL: usize = 512;
 
+/// Bytes of a block. A message that is kept keeps all of it.
+const BLOCK: usize = 4 << 10;
+
 /// The longest name of a topic.
 const TOPIC_LIMIT: usize = 249;
 
@@ -100,9 +103,10 @@ fn headers(message: &Message) -> Option<OwnedHeaders> {
 
 /// The message of a record.
 ///
-/// What is small lies together: one allocation for payload, key and id. A payload that is large has its own, so that who
-/// keeps a key keeps no payload with it.
-pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString) -> Message {
+/// What is small lies together, that of several messages in one block: they are freed by other threads than this one, which
+/// would contend for the allocator over each part. A payload that is large has memory of its own, so that who keeps a
+/// key keeps little else.
+pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString, block: &mut BytesMut) -> Message {
     let (payload, key) = (record.payload(), record.key());
     let headers = record.headers();
     let id = headers.and_then(first_id).unwrap_or_default();
@@ -110,19 +114,23 @@ pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString) -> Messa
     message.time = record.timestamp().to_millis().map_or(UNIX_EPOCH, time);
     let small = payload.unwrap_or_default();
     let together = if small.len() <= SMALL { small } else { &[] };
-    let mut block = BytesMut::with_capacity(together.len() + id.len() + key.map_or(0, <[u8]>::len));
+    let size = together.len() + id.len() + key.map_or(0, <[u8]>::len);
+    if block.capacity() < size {
+        // Not `reserve`, which would look whether the old one has been given back.
+        *block = BytesMut::with_capacity(size.max(BLOCK));
+    }
     block.extend_from_slice(together);
     block.extend_from_slice(id.as_bytes());
     block.extend_from_slice(key.unwrap_or_default());
-    let mut block = block.freeze();
-    let data = block.split_to(together.len());
+    let mut bytes = block.split().freeze();
+    let data = bytes.split_to(together.len());
     message.data = match payload {
         Some(payload) if payload.len() > SMALL => Some(Bytes::copy_from_slice(payload)),
         other => other.map(|_| data),
     };
     // It was text before it was copied.
-    message.id = ByteString::try_from(block.split_to(id.len())).unwrap_or_default();
-    message.key = key.map(|_| block);
+    message.id = ByteString::try_from(bytes.split_to(id.len())).unwrap_or_default();
+    message.key = key.map(|_| bytes);
     if let Some(headers) = headers {
         take_headers(&mut message, headers);
     }
