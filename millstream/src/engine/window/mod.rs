@@ -89,6 +89,8 @@ pub(crate) struct Window {
     unsettled: usize,
     /// Of those, the ones whose message has left the window already.
     loose: usize,
+    /// Messages finished whose position the broker has not confirmed; where a position settles all before it.
+    unconfirmed: usize,
     bytes: usize,
     park_entries: usize,
     /// Gone through in an order that repeats from run to run.
@@ -136,6 +138,7 @@ impl Window {
             parking: HashMap::default(),
             unsettled: 0,
             loose: 0,
+            unconfirmed: 0,
             bytes: 0,
             park_entries: 0,
             partitions: std::collections::HashMap::default(),
@@ -189,7 +192,11 @@ impl Window {
         let room = self.room_for(input);
         let bytes = self.rules.policy.memory.saturating_sub(self.bytes);
         // Room for a few is not worth a read while more is about to come free.
-        if self.closing || room == 0 || bytes == 0 || (room < self.worth() && self.held() > 0) {
+        if self.closing
+            || room == 0
+            || bytes == 0
+            || (room < self.worth() && self.held() + self.unconfirmed > 0)
+        {
             self.pump_waits_for_room[input as usize] = true;
             return ReadLimits::NOTHING;
         }
@@ -201,7 +208,11 @@ impl Window {
     }
 
     fn room(&self) -> usize {
-        self.rules.policy.max_in_flight.saturating_sub(self.held())
+        /// Windows that may be handled while a position is on its way to the broker. Whoever has the partitions after a
+        /// crash handles them again, so a broker that does not answer stops the dispatch soon.
+        const AHEAD: usize = 16;
+        let window = self.rules.policy.max_in_flight;
+        window.saturating_sub(self.held()).min((AHEAD * window).saturating_sub(self.unconfirmed))
     }
 
     fn room_for(&self, input: Input) -> usize {

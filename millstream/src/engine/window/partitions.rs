@@ -241,7 +241,7 @@ impl Window {
         cargo: Option<Box<Cargo>>,
     ) {
         let epoch = token.id().epoch;
-        let Self { partitions, settlements, taken, unsettled, loose, .. } = self;
+        let Self { partitions, settlements, taken, unsettled, loose, unconfirmed, .. } = self;
         let Some(state) = partitions.get_mut(&(input, partition)).filter(|p| p.epoch == epoch) else {
             // Its assignment is over: whoever has the partition now handles it again.
             self.counts.lease_lost(1);
@@ -251,6 +251,7 @@ impl Window {
         let (outward, taken) = (&mut settlements[input as usize], taken[input as usize]);
         state.tracker.finish(number, token, cargo);
         while let Some((token, cargo)) = state.tracker.advance() {
+            *unconfirmed += 1;
             let tag = Tag::of(token.id(), None);
             let mut settlement = Settlement::ack(token);
             state.pending = match (cargo, state.pending) {
@@ -297,6 +298,9 @@ impl Window {
     pub(super) fn confirm(&mut self, input: Input, tag: &Tag, answer: Answer) {
         self.unsettled -= 1;
         self.loose -= usize::from(tag.waits.is_none());
+        if self.rules.cumulative {
+            self.unconfirmed -= tag.count;
+        }
         if let Some(state) = self.assignment(input, tag) {
             state.progressed |= answer == Answer::Done;
             state.outstanding = state.outstanding.saturating_sub(1);
