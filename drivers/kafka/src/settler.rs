@@ -18,17 +18,21 @@ use crate::settings::ANSWER_WITHIN;
 /// How long to wait before a commit is sent again.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// The shortest time between two commits: under load one carries the messages of all of it. A commit is a request to the
-/// broker however few it carries, and back to back they would take as much of both sides as the messages do.
+/// How long it takes until one more commit may be sent: under load each carries the messages of such a time. A commit is a
+/// request to the broker however few it carries, and back to back they would take as much of both sides as the messages
+/// do.
 const PACE: Duration = Duration::from_millis(20);
+
+/// So many commits may follow each other at once, after a pause.
+const AT_ONCE: u32 = 8;
 
 /// Takes the verdicts of one subscription.
 #[derive(Debug)]
 pub struct KafkaSettler {
     member: Arc<Member>,
     cluster: Arc<Cluster>,
-    /// When the next commit may be sent.
-    not_before: Instant,
+    /// When as many commits may follow each other at once as at most.
+    rested: Instant,
 }
 
 /// How the commit of one partition ended.
@@ -43,7 +47,7 @@ enum End {
 
 impl KafkaSettler {
     pub(crate) fn new(member: Arc<Member>, cluster: Arc<Cluster>) -> Self {
-        Self { member, cluster, not_before: Instant::now() }
+        Self { member, cluster, rested: Instant::now() }
     }
 
     fn locate(&self, error: Error) -> Error {
@@ -52,6 +56,16 @@ impl KafkaSettler {
             Some(group) => error.group(&**group),
             None => error,
         }
+    }
+
+    /// Waits until a commit may be sent.
+    async fn pace(&mut self) {
+        let now = Instant::now();
+        let wait = self.rested.saturating_duration_since(now).saturating_sub(PACE * (AT_ONCE - 1));
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        self.rested = self.rested.max(now) + PACE;
     }
 
     /// Commits until the broker has confirmed, or will not.
@@ -133,10 +147,8 @@ impl Settler for KafkaSettler {
         // Without a group nothing is kept, so nothing can fail.
         let ended = match self.member.group {
             Some(_) => {
-                tokio::time::sleep_until(self.not_before).await;
-                let ended = self.commit(finished).await;
-                self.not_before = Instant::now() + PACE;
-                ended
+                self.pace().await;
+                self.commit(finished).await
             }
             None => finished.into_keys().map(|part| (part, End::Done)).collect(),
         };

@@ -554,4 +554,40 @@ mod tests {
         end(&mut window, &job);
         assert_eq!(settlements(&mut window), 1);
     }
+
+    #[tokio::test]
+    async fn a_later_position_takes_the_place_of_one_that_nobody_took_yet() {
+        let mut window = window(true, false);
+        let mut run = |window: &mut Window, offset| {
+            arrive(window, 0, offset);
+            let job = take(window).remove(0);
+            end(window, &job);
+        };
+        (0..3).for_each(|offset| run(&mut window, offset));
+        let mut outward = Outward::default();
+        window.take_settlements(Input::Main, Instant::now(), &mut outward);
+        assert_eq!(outward.settlements.iter().map(|s| s.token.id().id).collect::<Vec<_>>(), [2]);
+        assert_eq!(outward.tags[0].count, 3);
+        // What was taken stays as it is.
+        run(&mut window, 3);
+        assert_eq!(settlements(&mut window), 1);
+    }
+
+    #[tokio::test]
+    async fn positions_on_their_way_take_no_room_until_they_are_sixteen_windows() {
+        let mut window = window(true, false);
+        let mut outward = Outward::default();
+        for offset in 0..16 * 16 {
+            assert!(window.limits(Input::Main).messages >= 1, "{offset}");
+            arrive(&mut window, 0, offset);
+            let job = take(&mut window).remove(0);
+            end(&mut window, &job);
+            window.take_settlements(Input::Main, Instant::now(), &mut outward);
+        }
+        assert_eq!(window.limits(Input::Main).messages, 0, "the broker does not answer");
+        let answers = outward.tags.iter().map(|_| millstream_core::Settled::Done).collect();
+        let mut again = Outward::default();
+        window.all_settled(Input::Main, &mut outward.tags, answers, &mut again, Instant::now());
+        assert_eq!(window.limits(Input::Main).messages, 16);
+    }
 }
