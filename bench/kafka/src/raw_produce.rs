@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bench_harness::{Result, Stopwatch};
 use millstream::Message;
 use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientConfig, ClientContext};
@@ -122,6 +123,20 @@ fn headers(id: &[u8]) -> OwnedHeaders {
         .insert(Header { key: millstream_kafka::CONTENT_TYPE, value: Some(CONTENT_TYPE) })
 }
 
+/// Messages leave the queue somewhat after their reports: it can be full for a moment.
+fn send(producer: &ThreadedProducer<Reports>, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result {
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((error, refused)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
+                record = refused;
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            Err((error, _)) => return Err(error.into()),
+        }
+    }
+}
+
 /// Payloads that are there already.
 pub(crate) fn bytes(job: &Job) -> Measured {
     let pool = load::messages(&job.topic, job.size)?;
@@ -135,7 +150,7 @@ fn send_bytes(producer: &ThreadedProducer<Reports>, message: &Message, data: &[u
     let mut record = BaseRecord::with_opaque_to(&message.topic, slot).payload(data);
     record.key = message.key.as_deref();
     record.headers = Some(headers(message.id.as_bytes()));
-    producer.send(record).map_err(|(error, _)| error.into())
+    send(producer, record)
 }
 
 /// Events: JSON and an id are made for each.
@@ -161,7 +176,7 @@ fn send_typed(
     let mut record =
         BaseRecord::with_opaque_to(topic, slot).payload(&buffer[..]).key(reading.sensor.as_bytes());
     record.headers = Some(headers(&id));
-    producer.send(record).map_err(|(error, _)| error.into())
+    send(producer, record)
 }
 
 /// Fills a topic to be read.
