@@ -17,11 +17,11 @@ use crate::load::{self, Job};
 use crate::timing::Ages;
 use crate::{Measured, brokers, group};
 
-/// As many messages as the scheduler has in flight.
-const READ: usize = 1_024;
+/// Messages of one read. More of them would leave the caches before they are looked at.
+const READ: usize = 256;
 const READ_BYTES: usize = 64 << 20;
 /// Reads that are not settled yet. More than there are between two commits: whoever reads is not to wait for one.
-const BEHIND: usize = 1_024;
+const BEHIND: usize = 4_096;
 
 pub(crate) async fn connect() -> Result<Kafka> {
     Ok(Kafka::builder(brokers()?).create(Create::Never).connect().await?)

@@ -210,7 +210,7 @@ impl Window {
     fn room(&self) -> usize {
         /// Windows that may be handled while a position is on its way to the broker. Whoever has the partitions after a
         /// crash handles them again, so a broker that does not answer stops the dispatch soon.
-        const AHEAD: usize = 16;
+        const AHEAD: usize = 64;
         let window = self.rules.policy.max_in_flight;
         window.saturating_sub(self.held()).min((AHEAD * window).saturating_sub(self.unconfirmed))
     }

@@ -574,10 +574,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn positions_on_their_way_take_no_room_until_they_are_sixteen_windows() {
+    async fn positions_on_their_way_take_no_room_until_they_are_64_windows() {
         let mut window = window(true, false);
         let mut outward = Outward::default();
-        for offset in 0..16 * 16 {
+        for offset in 0..64 * 16 {
             assert!(window.limits(Input::Main).messages >= 1, "{offset}");
             arrive(&mut window, 0, offset);
             let job = take(&mut window).remove(0);
