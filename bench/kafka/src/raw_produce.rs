@@ -11,7 +11,7 @@ use millstream::Message;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientConfig, ClientContext};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
@@ -83,10 +83,14 @@ fn run(job: &Job, mut send: impl FnMut(&ThreadedProducer<Reports>, usize, usize)
         sender: std::thread::current(),
     });
     let producer = ThreadedProducer::from_config_and_context(&config()?, Reports(Arc::clone(&slots)))?;
-    // The topic is known before the clock starts, as it is to a program that runs.
-    producer.client().fetch_metadata(Some(&job.topic), Duration::from_secs(10))?;
     let mut ages = Ages::new()?;
     let mut begun = vec![None; job.outstanding];
+    // The topic, its leaders and the producer's own id are known before the clock starts, as they are to a program that runs.
+    slots.slots[0].left.store(1, Ordering::Release);
+    send(&producer, 0, 0)?;
+    while slots.slots[0].left.load(Ordering::Acquire) > 0 {
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
     let watch = Stopwatch::start()?;
     let mut wait = |slot: usize, begun: &mut Vec<Option<u64>>| {
         while slots.slots[slot].left.load(Ordering::Acquire) > 0 {

@@ -120,7 +120,7 @@ pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString, block: &
         *block = BytesMut::with_capacity(size.max(BLOCK));
     }
     block.extend_from_slice(together);
-    block.extend_from_slice(id.as_bytes());
+    block.extend_from_slice(id);
     block.extend_from_slice(key.unwrap_or_default());
     let mut bytes = block.split().freeze();
     let data = bytes.split_to(together.len());
@@ -128,7 +128,7 @@ pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString, block: &
         Some(payload) if payload.len() > SMALL => Some(Bytes::copy_from_slice(payload)),
         other => other.map(|_| data),
     };
-    // It was text before it was copied.
+    // One that is no text stays a header.
     message.id = ByteString::try_from(bytes.split_to(id.len())).unwrap_or_default();
     message.key = key.map(|_| bytes);
     if let Some(headers) = headers {
@@ -138,9 +138,9 @@ pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString, block: &
 }
 
 /// The header of the id, if it is where writers put it.
-fn first_id(headers: &BorrowedHeaders) -> Option<&str> {
+fn first_id(headers: &BorrowedHeaders) -> Option<&[u8]> {
     let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(0))).ok()??;
-    (header.key == MESSAGE_ID).then(|| header.value.and_then(|value| std::str::from_utf8(value).ok()))?
+    header.value.filter(|_| header.key == MESSAGE_ID)
 }
 
 /// A time as brokers say it.
