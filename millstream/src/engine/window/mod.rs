@@ -212,7 +212,13 @@ impl Window {
         /// crash handles them again, so a broker that does not answer stops the dispatch soon.
         const AHEAD: usize = 64;
         let window = self.rules.policy.max_in_flight;
-        window.saturating_sub(self.held()).min((AHEAD * window).saturating_sub(self.unconfirmed))
+        let (held, on_their_way) = self.occupied();
+        window.saturating_sub(held).min((AHEAD * window).saturating_sub(on_their_way))
+    }
+
+    /// Messages that take room, and those that only wait until the broker has confirmed a position.
+    fn occupied(&self) -> (usize, usize) {
+        if self.rules.cumulative { (self.entries.len(), self.unconfirmed) } else { (self.held(), 0) }
     }
 
     fn room_for(&self, input: Input) -> usize {
