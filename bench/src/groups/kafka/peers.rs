@@ -39,7 +39,7 @@ const PARTITIONS: u32 = 12;
 pub(super) fn run(scale: Scale) -> Result<Vec<Row>> {
     let ruststream = Peer::beside("ruststream-rdkafka 0.7.1, Commit::Tracked", "bench-ruststream-rdkafka")?;
     let watermill = Peer::named("Watermill 1.5.2 with watermill-kafka 3.1.2", "MILLSTREAM_BENCH_WATERMILL");
-    // The original's own modules cannot be had any more: this is the loop of its reader, on its client.
+    // Go's proxy gave no module of the original: this is the loop of its reader, on its client.
     let kafka_go =
         Peer::named("kafka-go 0.4.39, a commit each, as the original", "MILLSTREAM_BENCH_KAFKA_GO");
     let all = messages(scale, SIZE);
