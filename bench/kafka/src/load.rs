@@ -84,6 +84,9 @@ pub(crate) fn messages(topic: &str, size: usize) -> Result<Vec<Message>> {
 /// Messages a second where the pace is steady: far below what the broker can do.
 const PACE: u32 = 2_000;
 
+/// How long a client has to come up before the pace begins.
+pub(crate) const WARM: Duration = Duration::from_secs(1);
+
 /// When a message is due, from the start on.
 pub(crate) fn due(number: usize) -> Duration {
     Duration::from_secs(1) / PACE * u32::try_from(number).unwrap_or(u32::MAX)

@@ -558,7 +558,7 @@ mod tests {
     #[tokio::test]
     async fn a_later_position_takes_the_place_of_one_that_nobody_took_yet() {
         let mut window = window(true, false);
-        let mut run = |window: &mut Window, offset| {
+        let run = |window: &mut Window, offset| {
             arrive(window, 0, offset);
             let job = take(window).remove(0);
             end(window, &job);
