@@ -67,7 +67,7 @@ impl Program {
     }
 }
 
-/// Runs them in turn. `make` makes the programs of a round, in the same order.
+/// Runs them in turn: `round` runs each once, always in the same order.
 pub(super) fn interleaved<const N: usize>(
     messages: [usize; N],
     rounds: usize,
