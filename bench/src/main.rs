@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bench_harness::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum as _};
+use clap::{Args, Parser, Subcommand};
 
-use crate::groups::{Group, sqlite};
+use crate::groups::{Group, Step, sqlite};
 use crate::row::Row;
 use crate::scenario::Scenario;
 
@@ -45,15 +45,15 @@ enum Child {
 
 #[derive(Args)]
 struct Options {
-    /// Which groups; all of them by default.
+    /// Which groups; all of them but `kafka` by default.
     #[arg(value_enum)]
     groups: Vec<Group>,
-    /// How much of `sqlite`.
+    /// How much of `sqlite` and `kafka`.
     #[arg(long, value_enum, default_value = "quick")]
     scale: sqlite::Scale,
-    /// Which parts of `sqlite`; all of them by default.
-    #[arg(long = "step", value_enum, value_name = "STEP")]
-    steps: Vec<sqlite::Step>,
+    /// Which parts of `sqlite` and `kafka`; all of them by default.
+    #[arg(long = "step", value_parser = Step::parse, value_name = "STEP")]
+    steps: Vec<Step>,
     /// Writes a row for each figure to this file, as a JSON array.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
 
 /// Runs the groups; a goal that is missed is said, and is no failure of the program.
 fn measure(options: &Options) -> Result {
-    let groups = if options.groups.is_empty() { Group::value_variants() } else { &options.groups };
+    let groups = if options.groups.is_empty() { &Group::usual() } else { &options.groups };
     let mut rows = Vec::new();
     for group in groups {
         eprintln!("==> {}", group.name());

@@ -17,6 +17,11 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
+    pub(crate) fn of(messages: usize, mut outcomes: Vec<Outcome>) -> Self {
+        outcomes.sort_by_key(|outcome| outcome.took.wall);
+        Self { messages, outcomes }
+    }
+
     pub(crate) fn median(&self) -> &Outcome {
         &self.outcomes[self.outcomes.len() / 2]
     }
@@ -40,6 +45,31 @@ impl Runs {
             self.nanos(),
             nanos(self.outcomes.last())
         )
+    }
+
+    /// Nanoseconds a message, of the slowest round.
+    pub(crate) fn slowest_nanos(&self) -> f64 {
+        self.outcomes.last().map_or(f64::NAN, |outcome| self.per_message(outcome))
+    }
+
+    /// Nanoseconds of CPU a message, of the round in the middle by that.
+    pub(crate) fn cpu_nanos(&self) -> f64 {
+        let cpu = self.cpu();
+        cpu.get(cpu.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    /// Least, median and most CPU, in nanoseconds a message.
+    pub(crate) fn cpu_spread(&self) -> String {
+        let cpu = self.cpu();
+        let (least, most) = (cpu.first().unwrap_or(&f64::NAN), cpu.last().unwrap_or(&f64::NAN));
+        format!("{least:.0}/{:.0}/{most:.0} ns", self.cpu_nanos())
+    }
+
+    fn cpu(&self) -> Vec<f64> {
+        let each = |outcome: &Outcome| outcome.took.cpu.as_nanos() as f64 / self.messages as f64;
+        let mut cpu: Vec<_> = self.outcomes.iter().map(each).collect();
+        cpu.sort_by(f64::total_cmp);
+        cpu
     }
 
     /// The median round's latency, in words.
@@ -73,8 +103,5 @@ pub(crate) fn interleaved<const N: usize>(subjects: [Subject; N], messages: usiz
             runs.outcomes.push(serde_json::from_slice(&subject.run(messages)?.stdout)?);
         }
     }
-    for runs in &mut all {
-        runs.outcomes.sort_by_key(|outcome| outcome.took.wall);
-    }
-    Ok(all)
+    Ok(all.map(|runs| Runs::of(runs.messages, runs.outcomes)))
 }

@@ -1,24 +1,29 @@
 //! `cargo xtask bench`: builds the programs that measure Millstream and its peers, and runs them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::Value;
 
 use crate::Result;
 use crate::command::Run;
+use crate::services::{self, BenchBroker};
 
 /// A workspace of its own.
 const MANIFEST: &str = "bench/Cargo.toml";
 
+/// Where the bench finds peers in Go, and their packages.
+const GO_PEERS: [(&str, &str); 2] =
+    [("MILLSTREAM_BENCH_WATERMILL", "watermill"), ("MILLSTREAM_BENCH_KAFKA_GO", "kafkago")];
+
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Which groups, such as consume; all of them by default.
+    /// Which groups, such as consume; all of them but kafka by default.
     groups: Vec<String>,
-    /// How much of sqlite: quick or full.
+    /// How much of sqlite and kafka: quick or full.
     #[arg(long)]
     scale: Option<String>,
-    /// Which parts of sqlite, such as acknowledged; all of them by default.
+    /// Which parts of sqlite and kafka, such as acknowledged; all of them by default.
     #[arg(long = "step", value_name = "STEP")]
     steps: Vec<String>,
     /// Writes a row for each figure to this file, as a JSON array.
@@ -28,8 +33,20 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result {
     install_valgrind();
-    Run::cargo("build --release --locked --workspace --manifest-path").arg(MANIFEST).run()?;
-    let mut run = Run::new(program()?);
+    Run::cargo("build --release --locked --manifest-path").arg(MANIFEST).run()?;
+    let program = program()?;
+    let mut run = Run::new(program.as_str());
+    let with_kafka = options.groups.iter().any(|group| group == "kafka");
+    if with_kafka {
+        for (name, value) in build_for_kafka(&program)? {
+            run = run.env(name, value);
+        }
+    }
+    // It runs as long as this lives.
+    let broker = if with_kafka { Some(BenchBroker::start()?) } else { None };
+    if let Some(broker) = &broker {
+        run = run.env(BenchBroker::VARIABLE, broker.address.as_str());
+    }
     if let Some(json) = &options.json {
         // It runs in the root, and the file is named from where we are.
         run = run.arg("--json").arg(std::path::absolute(json)?.to_string_lossy());
@@ -53,6 +70,27 @@ fn program() -> Result<String> {
     let metadata: Value = serde_json::from_str(&metadata)?;
     let folder = metadata["target_directory"].as_str().ok_or("cargo metadata names no target_directory")?;
     Ok(format!("{folder}/release/millstream-bench"))
+}
+
+/// Builds what only the group `kafka` needs, and says where the programs in Go are. A peer that cannot be built is left
+/// out by the bench, which says so.
+fn build_for_kafka(program: &str) -> Result<Vec<(&'static str, String)>> {
+    let build = |package: &str| {
+        Run::cargo("build --release --locked --manifest-path").arg(MANIFEST).args(["-p", package]).run()
+    };
+    build("bench-kafka")?;
+    if let Err(error) = build("bench-ruststream-rdkafka") {
+        eprintln!("{error}");
+    }
+    let mut variables = Vec::new();
+    for (variable, package) in GO_PEERS {
+        let target = format!("{program}-{package}");
+        match services::go_program("bench/go", package, Path::new(&target)) {
+            Ok(()) => variables.push((variable, target)),
+            Err(error) => eprintln!("{error}"),
+        }
+    }
+    Ok(variables)
 }
 
 /// Instructions and allocations are counted with valgrind. Where it cannot be had, the bench says which figures it

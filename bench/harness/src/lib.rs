@@ -35,6 +35,32 @@ pub fn measured(work: Box<dyn FnOnce() + '_>) -> Result<Took> {
     Ok(Took { wall, cpu: cpu_time()?.saturating_sub(cpu) })
 }
 
+/// A measurement that begins with an event, such as the first message that comes: where [`measured`] cannot be called.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch {
+    cpu: Duration,
+    begun: Instant,
+}
+
+impl Stopwatch {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If the system does not tell the CPU time.
+    pub fn start() -> Result<Self> {
+        Ok(Self { cpu: cpu_time()?, begun: Instant::now() })
+    }
+
+    /// What passed since.
+    ///
+    /// # Errors
+    /// If the system does not tell the CPU time.
+    pub fn stop(&self) -> Result<Took> {
+        let wall = self.begun.elapsed();
+        Ok(Took { wall, cpu: cpu_time()?.saturating_sub(self.cpu) })
+    }
+}
+
 /// How long something took.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Took {

@@ -2,6 +2,7 @@
 
 mod build;
 mod consume;
+pub(crate) mod kafka;
 mod layers;
 mod memory;
 mod publish;
@@ -28,8 +29,33 @@ pub(crate) enum Group {
     Scale,
     /// Durable messages in a file, beside the least that the disk takes.
     Sqlite,
+    /// `kafka://` on a real broker, beside the raw client and peers. Only if it is named: it needs a broker.
+    Kafka,
     /// A clean release build.
     Build,
+}
+
+/// A part of a group that can be measured alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Sqlite(sqlite::Step),
+    Kafka(kafka::Step),
+}
+
+impl Step {
+    /// Reads it from the command line.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let of_sqlite = sqlite::Step::from_str(text, false).map(Self::Sqlite);
+        of_sqlite.or_else(|_| kafka::Step::from_str(text, false).map(Self::Kafka)).map_err(|_| {
+            fn names<S: ValueEnum>(group: Group) -> String {
+                let names = S::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+                let names: Vec<_> = names.map(|value| value.get_name().to_owned()).collect();
+                format!("{} has {}", group.name(), names.join(", "))
+            }
+            let all = [names::<sqlite::Step>(Group::Sqlite), names::<kafka::Step>(Group::Kafka)];
+            format!("there is no such step; {}", all.join("; "))
+        })
+    }
 }
 
 impl Group {
@@ -38,15 +64,27 @@ impl Group {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
+    /// Those that are measured if none is named.
+    pub(crate) fn usual() -> Vec<Self> {
+        Self::value_variants().iter().copied().filter(|group| *group != Self::Kafka).collect()
+    }
+
     /// Measures.
-    pub(crate) fn run(self, scale: sqlite::Scale, steps: &[sqlite::Step]) -> Result<Vec<Row>> {
+    pub(crate) fn run(self, scale: sqlite::Scale, steps: &[Step]) -> Result<Vec<Row>> {
         match self {
             Self::Consume => consume::run(),
             Self::Layers => layers::run(),
             Self::Publish => publish::run(),
             Self::Memory => memory::run(),
             Self::Scale => scale::run(),
-            Self::Sqlite => sqlite::run(scale, steps),
+            Self::Sqlite => {
+                let own = |step: &Step| if let Step::Sqlite(step) = step { Some(*step) } else { None };
+                sqlite::run(scale, &steps.iter().filter_map(own).collect::<Vec<_>>())
+            }
+            Self::Kafka => {
+                let own = |step: &Step| if let Step::Kafka(step) = step { Some(*step) } else { None };
+                kafka::run(scale, &steps.iter().filter_map(own).collect::<Vec<_>>())
+            }
             Self::Build => build::run(),
         }
     }

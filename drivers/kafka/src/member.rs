@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use bytestring::ByteString;
 use millstream_core::{
     Assigned, Delivery, Epoch, Error, Lost, Message, PartitionId, Position, Read, ReadLimits, Result,
@@ -75,6 +76,8 @@ pub(crate) struct State {
     epochs: u32,
     /// Where the round of the partitions goes on.
     cursor: i32,
+    /// Room for the messages that come next.
+    block: BytesMut,
     /// What the group gave and is not assigned yet: first it is asked where it starts.
     pub(crate) given: Option<TopicPartitionList>,
     /// The partitions of the caller's choice, if it chose anew.
@@ -544,7 +547,7 @@ impl State {
             let Some(part) = self.parts.get_mut(&p) else { break };
             idle += 1;
             for _ in 0..TURN.min(messages) {
-                let Some((offset, mut message)) = part.next(topic) else { break };
+                let Some((offset, mut message)) = part.next(topic, &mut self.block) else { break };
                 if let Some(metadata) = metadata {
                     let (start, end) = (part.start, part.high);
                     metadata.tell(&mut message, &Lies { partition: p, offset, start, end });
@@ -572,7 +575,7 @@ impl State {
 
 impl Part {
     /// The next message, if it may be yielded.
-    fn next(&mut self, topic: &ByteString) -> Option<(i64, Message)> {
+    fn next(&mut self, topic: &ByteString, block: &mut BytesMut) -> Option<(i64, Message)> {
         if !self.announced || self.paused || self.revoking || self.ended {
             return None;
         }
@@ -580,7 +583,7 @@ impl Part {
             let (offset, message) = match self.held.pop_front() {
                 Some(held) => held,
                 None => match self.queue.as_ref()?.poll(Duration::ZERO)? {
-                    Ok(record) => (record.offset(), wire::message(&record, topic)),
+                    Ok(record) => (record.offset(), wire::message(&record, topic, block)),
                     Err(KafkaError::PartitionEOF(_)) => {
                         // Behind the last message there may be places without one: marks of transactions.
                         self.ended = self.end.is_some();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use bytestring::ByteString;
 use millstream_core::{Error, Start};
 use rdkafka::client::OAuthToken;
@@ -101,7 +102,8 @@ pub(crate) fn run(client: Arc<Client>, member: &Arc<Member>, cluster: &Cluster) 
         match thread.client.poll(TICK) {
             Some(Ok(record)) => {
                 let (partition, offset) = (record.partition(), record.offset());
-                member.strayed(partition, offset, wire::message(&record, &member.topic));
+                let message = wire::message(&record, &member.topic, &mut BytesMut::new());
+                member.strayed(partition, offset, message);
             }
             Some(Err(error)) => thread.failed(&error),
             None => {}

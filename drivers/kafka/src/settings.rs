@@ -104,6 +104,9 @@ pub(crate) const MAX_POLL: Duration = Duration::from_secs(300);
 /// What a partition's queue holds at least, in bytes: a message that is larger comes all the same.
 const QUEUE_LEAST: usize = 64 << 10;
 
+/// What the client takes for a message beside its payload, in bytes.
+const AROUND: usize = 512;
+
 impl Settings {
     pub(crate) fn new(brokers: String) -> Self {
         Self {
@@ -171,7 +174,11 @@ impl Settings {
             // A longer poll holds up the other partitions of its broker.
             .set("fetch.wait.max.ms", "100")
             .set("queued.max.messages.kbytes", (queue >> 10).to_string())
-            .set("fetch.message.max.bytes", queue.min(1 << 20).to_string())
+            // The client counts payloads, and takes more than half a KiB for each message beside its payload. The default
+            // of 100,000 messages in each partition would be most of the memory where they are small.
+            .set("queued.min.messages", (queue / AROUND).clamp(1, 100_000).to_string())
+            // What is fetched at once comes on top of what the queue holds, and may be compressed.
+            .set("fetch.message.max.bytes", (queue / 4).clamp(QUEUE_LEAST, 1 << 20).to_string())
             .set("fetch.max.bytes", (budget / 3).clamp(1 << 20, 50 << 20).max(self.max_message).to_string());
         match self.protocol {
             Protocol::Range => config.set("partition.assignment.strategy", "range"),

@@ -23,11 +23,21 @@ use crate::writer::again;
 /// How long to wait before a commit is sent again.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// How long it takes until one more commit may be sent: under load each carries the messages of such a time. A commit is a
+/// request to the broker however few it carries, and back to back they would take as much of both sides as the messages
+/// do.
+const PACE: Duration = Duration::from_millis(20);
+
+/// So many commits may follow each other at once, after a pause.
+const AT_ONCE: u32 = 8;
+
 /// Takes the verdicts of one subscription.
 #[derive(Debug)]
 pub struct KafkaSettler {
     member: Arc<Member>,
     cluster: Arc<Cluster>,
+    /// When as many commits may follow each other at once as at most.
+    rested: Instant,
     /// Where what handlers send commits with their messages' positions.
     transactor: Option<Arc<Mutex<Transactor>>>,
     /// Partitions of which a transaction ended in a way that is not known.
@@ -70,7 +80,7 @@ impl KafkaSettler {
             }
             _ => None,
         };
-        Self { member, cluster, transactor, doubtful: BTreeSet::new() }
+        Self { member, cluster, rested: Instant::now(), transactor, doubtful: BTreeSet::new() }
     }
 
     fn locate(&self, error: Error) -> Error {
@@ -79,6 +89,16 @@ impl KafkaSettler {
             Some(group) => error.group(&**group),
             None => error,
         }
+    }
+
+    /// Waits until a commit may be sent.
+    async fn pace(&mut self) {
+        let now = Instant::now();
+        let wait = self.rested.saturating_duration_since(now).saturating_sub(PACE * (AT_ONCE - 1));
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        self.rested = self.rested.max(now) + PACE;
     }
 
     /// Commits until the broker has confirmed, or will not.
@@ -180,28 +200,50 @@ impl KafkaSettler {
     }
 }
 
+/// How far each partition is finished. Tokens come in runs of a partition: of each run only the end is looked up.
+fn finished(batch: &[Settlement]) -> Finished {
+    let part = |settlement: &Settlement| {
+        let token = settlement.token.id();
+        ((number(token.partition), token.epoch.0), i64::try_from(token.id).unwrap_or(i64::MAX - 1))
+    };
+    let mut finished = Finished::new();
+    let mut acks = batch.iter().filter(|s| matches!(s.verdict, Verdict::Ack)).map(part).peekable();
+    while let Some((part, mut last)) = acks.next() {
+        while let Some((_, next)) = acks.next_if(|(next, _)| *next == part) {
+            last = last.max(next);
+        }
+        let highest = finished.entry(part).or_insert(last);
+        *highest = last.max(*highest);
+    }
+    finished
+}
+
 impl Settler for KafkaSettler {
     async fn settle(&mut self, batch: Vec<Settlement>) -> Vec<Settled> {
-        let mut finished = Finished::new();
-        for settlement in batch.iter().filter(|s| matches!(s.verdict, Verdict::Ack)) {
-            let token = settlement.token.id();
-            let last = i64::try_from(token.id).unwrap_or(i64::MAX - 1);
-            let highest = finished.entry((number(token.partition), token.epoch.0)).or_insert(last);
-            *highest = last.max(*highest);
-        }
+        let finished = finished(&batch);
         let sent: Vec<Sent> = batch.iter().flat_map(sent_with).collect();
         let emits = !sent.is_empty();
         let transactor = self.transactor.clone().filter(|_| emits || !self.doubtful.is_empty());
-        let together = transactor.is_some();
+        let refused = emits && transactor.is_none();
         let (ended, stale) = match (transactor, &self.member.group) {
             (Some(transactor), _) => self.transact(transactor, finished, sent).await,
-            (None, Some(_)) if !emits => (self.commit(finished).await, BTreeSet::new()),
+            (None, Some(_)) if !emits => {
+                self.pace().await;
+                (self.commit(finished).await, BTreeSet::new())
+            }
             // Without a group nothing is kept, so nothing can fail.
             _ => (finished.into_keys().map(|part| (part, End::Done)).collect(), BTreeSet::new()),
         };
+        if batch.iter().all(|s| matches!(s.verdict, Verdict::Ack))
+            && ended.values().all(|end| matches!(end, End::Done))
+            && stale.is_empty()
+            && !refused
+        {
+            return batch.iter().map(|_| Settled::Done).collect();
+        }
         let settle = |settlement: Settlement| {
             let token = settlement.token.id();
-            if emits && !together {
+            if refused {
                 let error = Error::new(ErrorKind::Unsupported, "nothing commits with a position here");
                 let error = self.locate(error.fix("connect with transactions=handlers"));
                 return Settled::Failed { error, settlement: Box::new(settlement) };

@@ -15,7 +15,7 @@ use rdkafka::producer::{Producer as _, ThreadedProducer};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::batches::{Batch, Batches};
+use crate::batches::Batches;
 use crate::cluster::Cluster;
 use crate::settings::ANSWER_WITHIN;
 use crate::writer::Reports;
@@ -153,12 +153,15 @@ impl Transactor {
         messages: &[Emitted<'_>],
         until: Instant,
     ) -> KafkaResult<()> {
-        let batch = self.batches.begin();
-        let sent = messages
-            .iter()
-            .enumerate()
-            .try_for_each(|(place, emitted)| self.send_one(producer, *emitted, place, &batch, until));
-        self.batches.ended(&batch);
+        let batch = self.batches.begin(messages.len());
+        let mut taken = 0;
+        let sent: KafkaResult<()> = messages.iter().enumerate().try_for_each(|(place, emitted)| {
+            self.send_one(producer, *emitted, batch.opaque(place), until)?;
+            taken += 1;
+            Ok(())
+        });
+        // Those that were not taken have no report to come, and we are done sending.
+        self.batches.ended(&batch, messages.len() - taken + 1);
         sent?;
         let late = || KafkaError::MessageProduction(Code::MessageTimedOut);
         let left = until.saturating_duration_since(Instant::now());
@@ -173,8 +176,7 @@ impl Transactor {
         &self,
         producer: &ThreadedProducer<Reports>,
         (message, partitions): Emitted<'_>,
-        place: usize,
-        batch: &Batch,
+        opaque: usize,
         until: Instant,
     ) -> KafkaResult<()> {
         let settings = &self.cluster.settings;
@@ -182,17 +184,17 @@ impl Transactor {
         let refused = |_| KafkaError::MessageProduction(Code::InvalidMessage);
         let dressed = cloudevents::dress(message, &settings.wire).map_err(refused)?;
         let words = settings.dead_letter_headers;
-        loop {
-            let room = self.batches.room.notified();
-            let opaque = batch.expect(place);
-            let sent =
-                producer.send(wire::record(&dressed, partitions, words, opaque)).map_err(|(error, _)| error);
-            let Err(error) = sent else { return Ok(()) };
-            self.batches.ended(batch);
-            if error.rdkafka_error_code() != Some(Code::QueueFull) || Instant::now() >= until {
-                return Err(error);
+        let send = || match producer.send(wire::record(&dressed, partitions, words, opaque)) {
+            Err((error, _))
+                if error.rdkafka_error_code() == Some(Code::QueueFull) && Instant::now() < until =>
+            {
+                None
             }
-            let _ = Handle::current().block_on(timeout(ROOM_WITHIN, room));
+            sent => Some(sent.map_err(|(error, _)| error)),
+        };
+        match send() {
+            Some(sent) => sent,
+            None => Handle::current().block_on(self.batches.retry(ROOM_WITHIN, send)),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use millstream_core::{Error, ErrorKind, Message, names};
 use rdkafka::Message as _;
@@ -25,12 +25,17 @@ pub const CONTENT_TYPE: &str = "content_type";
 /// to. It is an instruction: no reader sees it.
 pub const PARTITION: &str = "millstream-kafka-partition";
 
+/// Bytes of a payload that is small.
+const SMALL: usize = 512;
+
+/// Bytes of a block. A message that is kept keeps all of it.
+const BLOCK: usize = 4 << 10;
+
 /// The longest name of a topic.
 const TOPIC_LIMIT: usize = 249;
 
-/// Refuses what Kafka cannot take.
+/// Refuses what Kafka cannot take, of a message whose topic is known.
 pub(crate) fn check(message: &Message, topic: &Topic, wire: &Wire) -> Result<(), Error> {
-    check_topic(&message.topic)?;
     let message = &*cloudevents::dress(message, wire)?;
     let (size, max_message) = (message.size(), topic.max_message);
     if size > max_message {
@@ -137,16 +142,45 @@ fn headers(message: &Message, words: DeadLetterHeaders) -> Option<OwnedHeaders> 
 }
 
 /// The message of a record.
-pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString) -> Message {
-    let copy = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
+///
+/// What is small lies together, that of several messages in one block: they are freed by other threads than this one, which
+/// would contend for the allocator over each part. A payload that is large has memory of its own, so that who keeps a
+/// key keeps little else.
+pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString, block: &mut BytesMut) -> Message {
+    let (payload, key) = (record.payload(), record.key());
+    let headers = record.headers();
+    let id = headers.and_then(first_id).unwrap_or_default();
     let mut message = Message::new(topic.clone(), Bytes::new());
-    message.data = copy(record.payload());
-    message.key = copy(record.key());
     message.time = record.timestamp().to_millis().map_or(UNIX_EPOCH, time);
-    if let Some(headers) = record.headers() {
+    let small = payload.unwrap_or_default();
+    let together = if small.len() <= SMALL { small } else { &[] };
+    let size = together.len() + id.len() + key.map_or(0, <[u8]>::len);
+    if block.capacity() < size {
+        // Not `reserve`, which would look whether the old one has been given back.
+        *block = BytesMut::with_capacity(size.max(BLOCK));
+    }
+    block.extend_from_slice(together);
+    block.extend_from_slice(id);
+    block.extend_from_slice(key.unwrap_or_default());
+    let mut bytes = block.split().freeze();
+    let data = bytes.split_to(together.len());
+    message.data = match payload {
+        Some(payload) if payload.len() > SMALL => Some(Bytes::copy_from_slice(payload)),
+        other => other.map(|_| data),
+    };
+    // One that is no text stays a header.
+    message.id = ByteString::try_from(bytes.split_to(id.len())).unwrap_or_default();
+    message.key = key.map(|_| bytes);
+    if let Some(headers) = headers {
         take_headers(&mut message, headers);
     }
     message
+}
+
+/// The header of the id, if it is where writers put it.
+fn first_id(headers: &BorrowedHeaders) -> Option<&[u8]> {
+    let header = catch_unwind(AssertUnwindSafe(|| headers.try_get(0))).ok()??;
+    header.value.filter(|_| header.key == MESSAGE_ID)
 }
 
 /// A time as brokers say it.
@@ -154,9 +188,10 @@ pub(crate) fn time(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
+/// Takes all headers, but for the id if that is known already.
 fn take_headers(message: &mut Message, headers: &BorrowedHeaders) {
     let mut may_be_event = false;
-    for index in 0..headers.count() {
+    for index in usize::from(!message.id.is_empty())..headers.count() {
         // The client panics over a name that is not UTF-8, which anybody may write. The rest of the message is sound.
         let Ok(header) = catch_unwind(AssertUnwindSafe(|| headers.try_get(index))) else {
             tracing::warn!(topic = %message.topic, "a header whose name is not UTF-8 was left out");
@@ -166,7 +201,7 @@ fn take_headers(message: &mut Message, headers: &BorrowedHeaders) {
         match (key, value.map(std::str::from_utf8)) {
             (MESSAGE_ID, Some(Ok(id))) if message.id.is_empty() => message.id = id.into(),
             (CONTENT_TYPE, Some(Ok(kind))) if message.content_type.is_empty() => {
-                message.content_type = kind.into();
+                message.content_type = content_type(kind);
             }
             _ => {
                 may_be_event |= matches!(key, cloudevents::VERSION | cloudevents::CONTENT_TYPE);
@@ -180,6 +215,15 @@ fn take_headers(message: &mut Message, headers: &BorrowedHeaders) {
     if may_be_event {
         cloudevents::undress(message);
     }
+}
+
+/// A content type. Those that nearly all messages have need no memory of their own.
+fn content_type(kind: &str) -> ByteString {
+    const KNOWN: [&str; 2] = ["application/json", "application/octet-stream"];
+    KNOWN
+        .iter()
+        .find(|known| **known == kind)
+        .map_or_else(|| kind.into(), |known| ByteString::from_static(known))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millstream_core::{
-    Durability, Error, ErrorKind, Message, Result, WriteOutcome, WriteReport, Writer, WriterCapabilities,
+    ByteString, Durability, Error, ErrorKind, Message, Result, WriteOutcome, WriteReport, Writer,
+    WriterCapabilities,
 };
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
@@ -137,11 +138,27 @@ impl Drop for Inner {
 struct Sending<'a> {
     batches: &'a Batches,
     batch: Arc<Batch>,
+    /// Those that have no report to come, and the sender's own part.
+    left: usize,
 }
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        self.batches.ended(&self.batch);
+        self.batches.ended(&self.batch, self.left);
+    }
+}
+
+/// What is known of the topics of a batch.
+struct Topics {
+    /// That of the first message, which most batches share.
+    name: ByteString,
+    first: Result<Topic>,
+    others: HashMap<ByteString, Result<Topic>>,
+}
+
+impl Topics {
+    fn of(&self, name: &ByteString) -> &Result<Topic> {
+        if *name == self.name { &self.first } else { self.others.get(name).unwrap_or(&self.first) }
     }
 }
 
@@ -150,45 +167,35 @@ impl Inner {
         Error::new(ErrorKind::BusIsShutdown, "the writer is closed").fix("open the connection anew")
     }
 
-    /// What is known of the topics of a batch: of each once.
-    async fn topics(&self, batch: &[Message]) -> HashMap<String, Result<Topic>> {
-        let mut topics = HashMap::new();
+    /// Asks for the topics of a batch, for each once.
+    async fn topics(&self, batch: &[Message]) -> Topics {
+        let name = batch.first().map(|message| message.topic.clone()).unwrap_or_default();
+        let first = self.cluster.target(&name).await;
+        let mut topics = Topics { name, first, others: HashMap::new() };
         for message in batch {
-            if !topics.contains_key(&*message.topic) {
-                topics.insert(message.topic.to_string(), self.cluster.target(&message.topic).await);
+            if message.topic != topics.name && !topics.others.contains_key(&message.topic) {
+                let topic = self.cluster.target(&message.topic).await;
+                topics.others.insert(message.topic.clone(), topic);
             }
         }
         topics
     }
 
     /// Hands a message to the producer, waiting while its queue is full.
-    async fn send(
-        &self,
-        message: &Message,
-        partitions: u32,
-        place: usize,
-        batch: &Batch,
-    ) -> Result<(), KafkaError> {
+    async fn send(&self, message: &Message, partitions: u32, opaque: usize) -> Result<(), KafkaError> {
         let settings = &self.cluster.settings;
         // It was asked about before.
         let refused = |_| KafkaError::MessageProduction(Code::InvalidMessage);
         let dressed = cloudevents::dress(message, &settings.wire).map_err(refused)?;
         let words = settings.dead_letter_headers;
-        loop {
-            // One that is created before the look at the queue misses no report after it.
-            let room = self.batches.room.notified();
-            let opaque = batch.expect(place);
-            let refused = self
-                .producer
-                .send(wire::record(&dressed, partitions, words, opaque))
-                .map_err(|(error, _)| error);
-            let Err(error) = refused else { return Ok(()) };
-            // No report will come of this one.
-            self.batches.ended(batch);
-            if error.rdkafka_error_code() != Some(Code::QueueFull) {
-                return Err(error);
-            }
-            let _ = tokio::time::timeout(ROOM_WITHIN, room).await;
+        let send = || match self.producer.send(wire::record(&dressed, partitions, words, opaque)) {
+            Ok(()) => Some(Ok(())),
+            Err((error, _)) if error.rdkafka_error_code() == Some(Code::QueueFull) => None,
+            Err((error, _)) => Some(Err(error)),
+        };
+        match send() {
+            Some(sent) => sent,
+            None => self.batches.retry(ROOM_WITHIN, send).await,
         }
     }
 
@@ -247,7 +254,8 @@ impl Writer for KafkaWriter {
         let topics = inner.topics(&batch).await;
         let mut outcomes: Vec<(usize, WriteOutcome)> = Vec::new();
         let sent = {
-            let sending = Sending { batches: &inner.batches, batch: inner.batches.begin() };
+            let begun = inner.batches.begin(batch.len());
+            let mut sending = Sending { batches: &inner.batches, batch: begun, left: batch.len() + 1 };
             // Once more: from here on `close` sees this batch and waits for it.
             if inner.closed.load(Ordering::Acquire) {
                 return Err(Inner::closed());
@@ -260,9 +268,12 @@ impl Writer for KafkaWriter {
                         continue;
                     }
                 };
-                if let Err(error) = inner.send(message, partitions, place, &sending.batch).await {
-                    let error = message.locate(errors::of(&error, "the message was not taken"));
-                    outcomes.push((place, WriteOutcome::Failed(error)));
+                match inner.send(message, partitions, sending.batch.opaque(place)).await {
+                    Ok(()) => sending.left -= 1,
+                    Err(error) => {
+                        let error = message.locate(errors::of(&error, "the message was not taken"));
+                        outcomes.push((place, WriteOutcome::Failed(error)));
+                    }
                 }
             }
             Arc::clone(&sending.batch)
@@ -310,11 +321,10 @@ impl Writer for KafkaWriter {
 }
 
 /// How many partitions the topic of a message has, if it can be written there.
-fn fits(message: &Message, topics: &HashMap<String, Result<Topic>>, wire: &Wire) -> Result<u32> {
-    let fits = match topics.get(&*message.topic) {
-        Some(Ok(topic)) => wire::check(message, topic, wire).map(|()| topic.partitions),
-        Some(Err(error)) => Err(again(error)),
-        None => Ok(0),
+fn fits(message: &Message, topics: &Topics, wire: &Wire) -> Result<u32> {
+    let fits = match topics.of(&message.topic) {
+        Ok(topic) => wire::check(message, topic, wire).map(|()| topic.partitions),
+        Err(error) => Err(again(error)),
     };
     fits.map_err(|error| message.locate(error))
 }

@@ -190,7 +190,8 @@ options! {
         self.options.policy.max_deliveries = Some(deliveries);
     }
 
-    /// Messages read and not yet settled at most. Default 1,024.
+    /// Messages read and not yet settled at most. Default 1,024. Where a position settles all before it, those that are
+    /// finished and wait for the broker's answer are counted apart, up to 64 times as many.
     fn max_in_flight(self, messages: usize) {
         self.options.policy.max_in_flight = messages;
     }

@@ -73,14 +73,18 @@ fn pom() -> String {
 pub(crate) struct Cluster {
     folder: PathBuf,
     brokers: u16,
+    /// It is measured, not tested against.
+    bench: bool,
 }
 
 impl Cluster {
     pub(super) fn of(brokers: u16) -> Result<Self> {
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        let folder = root().join(target).join("services").join(format!("kafka-{brokers}"));
-        Ok(Self { folder, brokers })
+        Ok(Self { folder: services().join(format!("kafka-{brokers}")), brokers, bench: false })
+    }
+
+    /// One broker, which takes its time to start and is as fast then as it can be.
+    pub(super) fn for_bench() -> Result<Self> {
+        Ok(Self { folder: services().join("kafka-bench"), brokers: 1, bench: true })
     }
 
     /// Where its brokers are, if all of them are running.
@@ -233,8 +237,15 @@ impl Cluster {
             }
         }
         let log = File::create(home.join("log"))?;
+        // Half compiled it starts sooner.
+        let how: &[&str] = if self.bench {
+            &["-Xms1g", "-Xmx1g"]
+        } else {
+            &["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1"]
+        };
         let broker = Command::new("java")
-            .args(["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(how)
+            .arg("-XX:+UseSerialGC")
             // Its log goes to standard error, which is a file: what is usual is not worth the lines.
             .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
             .args(["-cp", &classes, "kafka.Kafka"])
@@ -288,6 +299,12 @@ impl Cluster {
     }
 }
 
+/// Where servers have their folders.
+fn services() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    root().join(target).join("services")
+}
+
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
@@ -315,7 +332,7 @@ mod tests {
 
     #[test]
     fn each_broker_knows_all_controllers_and_its_own_ports() {
-        let cluster = Cluster { folder: "services".into(), brokers: 3 };
+        let cluster = Cluster { folder: "services".into(), brokers: 3, bench: false };
         let ports: Vec<_> =
             (1..=3).map(|n| Ports::new([100, 200, 300, 400, 500, 600].map(|from| from + n))).collect();
         let text = cluster.properties(2, &ports);

@@ -99,6 +99,35 @@ impl Drop for Servers {
     }
 }
 
+/// A broker of the bench's own, running as long as this lives.
+pub(crate) struct BenchBroker {
+    kafka: kafka::Cluster,
+    pub(crate) address: String,
+}
+
+impl BenchBroker {
+    pub(crate) const VARIABLE: &str = kafka::VARIABLE;
+
+    pub(crate) fn start() -> Result<Self> {
+        let kafka = kafka::Cluster::for_bench()?;
+        let address = kafka.start()?;
+        Ok(Self { kafka, address })
+    }
+}
+
+impl Drop for BenchBroker {
+    fn drop(&mut self) {
+        if let Err(error) = self.kafka.stop() {
+            eprintln!("kafka could not be stopped: {error}");
+        }
+    }
+}
+
+/// Builds a package of a Go module of this checkout.
+pub(crate) fn go_program(module: &str, package: &str, program: &std::path::Path) -> Result {
+    peers::go(&crate::command::root().join(module), package, program)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

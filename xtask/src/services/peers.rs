@@ -13,7 +13,7 @@ const CLOUDEVENTS: &str = "1.12.0";
 /// Where tests find each: Go's program, a Python that has the client, the jars of Java's.
 pub(super) fn of_kafka() -> Result<Vec<(&'static str, String)>> {
     Ok(vec![
-        ("MILLSTREAM_PEER_GO", text(&go(&root().join("drivers/kafka/tests/peers/go"))?)),
+        ("MILLSTREAM_PEER_GO", text(&kafka_go()?)),
         ("MILLSTREAM_PEER_PYTHON", text(&python()?)),
         ("MILLSTREAM_PEER_JAVA", text(&super::kafka::install()?)),
     ])
@@ -24,12 +24,18 @@ fn text(path: &Path) -> String {
 }
 
 /// The program, built where cargo builds.
-fn go(source: &Path) -> Result<PathBuf> {
-    tools::system("golang-go", || Run::new("go").arg("version").succeeds())?;
+fn kafka_go() -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let program = root().join(target).join("peers").join("kafka-go");
-    Run::new("go").arg("-C").arg(text(source)).args(["build", "-o"]).arg(text(&program)).arg(".").run()?;
+    go(&root().join("drivers/kafka/tests/peers/go"), ".", &program)?;
     Ok(program)
+}
+
+/// Builds a package of a Go module.
+pub(super) fn go(module: &Path, package: &str, program: &Path) -> Result {
+    tools::system("golang-go", || Run::new("go").arg("version").succeeds())?;
+    let package = if package == "." { package.to_owned() } else { format!("./{package}") };
+    Run::new("go").arg("-C").arg(text(module)).args(["build", "-o"]).arg(text(program)).arg(package).run()
 }
 
 /// An interpreter with the client, in the cache.

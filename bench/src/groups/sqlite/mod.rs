@@ -39,7 +39,7 @@ pub(crate) enum Scale {
 
 impl Scale {
     /// How often whoever is compared takes turns.
-    fn rounds(self) -> usize {
+    pub(crate) fn rounds(self) -> usize {
         match self {
             Self::Quick => 3,
             Self::Full => 5,

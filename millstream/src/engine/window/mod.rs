@@ -89,6 +89,8 @@ pub(crate) struct Window {
     unsettled: usize,
     /// Of those, the ones whose message has left the window already.
     loose: usize,
+    /// Messages finished whose position the broker has not confirmed; where a position settles all before it.
+    unconfirmed: usize,
     bytes: usize,
     park_entries: usize,
     /// Gone through in an order that repeats from run to run.
@@ -96,6 +98,8 @@ pub(crate) struct Window {
     /// By [`Way`].
     outgoing: [Vec<Outgoing>; 3],
     settlements: [Outward; 2],
+    /// How often those were taken.
+    taken: [u64; 2],
     marks: Vec<MarkRequest>,
     /// Notes taken by the settler and not yet stored.
     marking: usize,
@@ -134,11 +138,13 @@ impl Window {
             parking: HashMap::default(),
             unsettled: 0,
             loose: 0,
+            unconfirmed: 0,
             bytes: 0,
             park_entries: 0,
             partitions: std::collections::HashMap::default(),
             outgoing: Default::default(),
             settlements: Default::default(),
+            taken: [0; 2],
             marks: Vec::new(),
             marking: 0,
             reports: Vec::new(),
@@ -186,7 +192,11 @@ impl Window {
         let room = self.room_for(input);
         let bytes = self.rules.policy.memory.saturating_sub(self.bytes);
         // Room for a few is not worth a read while more is about to come free.
-        if self.closing || room == 0 || bytes == 0 || (room < self.worth() && self.held() > 0) {
+        if self.closing
+            || room == 0
+            || bytes == 0
+            || (room < self.worth() && self.held() + self.unconfirmed > 0)
+        {
             self.pump_waits_for_room[input as usize] = true;
             return ReadLimits::NOTHING;
         }
@@ -198,7 +208,17 @@ impl Window {
     }
 
     fn room(&self) -> usize {
-        self.rules.policy.max_in_flight.saturating_sub(self.held())
+        /// Windows that may be handled while a position is on its way to the broker. Whoever has the partitions after a
+        /// crash handles them again, so a broker that does not answer stops the dispatch soon.
+        const AHEAD: usize = 64;
+        let window = self.rules.policy.max_in_flight;
+        let (held, on_their_way) = self.occupied();
+        window.saturating_sub(held).min((AHEAD * window).saturating_sub(on_their_way))
+    }
+
+    /// Messages that take room, and those that only wait until the broker has confirmed a position.
+    fn occupied(&self) -> (usize, usize) {
+        if self.rules.cumulative { (self.entries.len(), self.unconfirmed) } else { (self.held(), 0) }
     }
 
     fn room_for(&self, input: Input) -> usize {
@@ -363,6 +383,7 @@ impl Window {
     /// Takes what is to be settled of an input. What is past its lease by our own clock is lost, whatever the
     /// broker would say.
     pub(crate) fn take_settlements(&mut self, input: Input, now: Instant, into: &mut Outward) {
+        self.taken[input as usize] += 1;
         if self.rules.lease.is_none() {
             into.append(&mut self.settlements[input as usize]);
             return;

@@ -286,7 +286,8 @@ impl World {
         }
         assert!(keys.values().all(|n| *n == 1), "two of a key run at once: {keys:?}");
         assert!(self.running.len() <= 5, "more run than may");
-        assert!(self.window.in_flight() <= 16, "more is held than may be");
+        let (held, on_their_way) = self.window.occupied();
+        assert!(held <= 16 && on_their_way <= 64 * 16, "more is held than may be");
         for (key, numbers) in &self.handled {
             assert!(numbers.is_sorted(), "key {key} out of order: {numbers:?}");
         }

@@ -17,6 +17,9 @@ pub(super) struct Partition {
     tracker: Tracker<Cargo>,
     /// Settlements sent and not answered.
     outstanding: usize,
+    /// The newest of them, as long as the settler has not taken it and a later one may take its place: its place in
+    /// what the settler takes next, and how often the settler came before.
+    pending: Option<(usize, u64)>,
     revoking: bool,
     /// Not read further: too much is finished and not committed.
     stopped: bool,
@@ -38,6 +41,7 @@ impl Partition {
             epoch,
             tracker: Tracker::new(),
             outstanding: 0,
+            pending: None,
             revoking: false,
             stopped: false,
             start: None,
@@ -249,7 +253,8 @@ impl Window {
         now: Instant,
     ) {
         let epoch = token.id().epoch;
-        let Some(state) = self.partitions.get_mut(&(input, partition)).filter(|p| p.epoch == epoch) else {
+        let Self { partitions, settlements, taken, unsettled, loose, unconfirmed, .. } = self;
+        let Some(state) = partitions.get_mut(&(input, partition)).filter(|p| p.epoch == epoch) else {
             // Its assignment is over: whoever has the partition now handles it again.
             self.counts.lease_lost(1);
             drop(token);
@@ -258,35 +263,37 @@ impl Window {
             }
             return;
         };
+        let (outward, taken) = (&mut settlements[input as usize], taken[input as usize]);
         if let Some(cargo) = state.tracker.finish(number, token, cargo) {
             self.unsettled(cargo.index, now);
             return;
         }
-        let mut ready: Vec<(Settlement, Tag)> = Vec::new();
         while let Some((token, cargo)) = state.tracker.advance() {
-            match cargo {
-                Some(cargo) => {
-                    let tag = Tag::of(token.id(), None).awaited_by(cargo.index);
-                    let mut settlement = Settlement::ack(token);
+            *unconfirmed += 1;
+            let tag = Tag::of(token.id(), None);
+            let mut settlement = Settlement::ack(token);
+            state.pending = match (cargo, state.pending) {
+                (None, Some((at, then))) if then == taken => {
+                    // The later one settles the earlier with it. So the settler gets a few, however many messages there
+                    // are, and those that wait for it take no room from others.
+                    outward.settlements[at] = settlement;
+                    outward.tags[at].count += 1;
+                    continue;
+                }
+                (None, _) => {
+                    *loose += 1;
+                    outward.push(settlement, tag);
+                    Some((outward.tags.len() - 1, taken))
+                }
+                (Some(cargo), _) => {
                     let along = settlement.along_mut();
                     (along.emit, along.effects) = (cargo.emit, cargo.effects);
-                    ready.push((settlement, tag));
+                    outward.push(settlement, tag.awaited_by(cargo.index));
+                    None
                 }
-                None => match ready.last_mut() {
-                    // The later one settles the earlier with it.
-                    Some((last, tag)) if tag.waits.is_none() => {
-                        *last = Settlement::ack(token);
-                        tag.count += 1;
-                    }
-                    _ => {
-                        let tag = Tag::of(token.id(), None);
-                        ready.push((Settlement::ack(token), tag));
-                    }
-                },
-            }
-        }
-        for (settlement, tag) in ready {
-            self.send(input, settlement, tag);
+            };
+            *unsettled += 1;
+            state.outstanding += 1;
         }
     }
 
@@ -317,6 +324,9 @@ impl Window {
     pub(super) fn confirm(&mut self, input: Input, tag: &Tag, answer: Answer) {
         self.unsettled -= 1;
         self.loose -= usize::from(tag.waits.is_none());
+        if self.rules.cumulative {
+            self.unconfirmed -= tag.count;
+        }
         if let Some(state) = self.assignment(input, tag) {
             state.progressed |= answer == Answer::Done;
             state.outstanding = state.outstanding.saturating_sub(1);
@@ -569,5 +579,43 @@ mod tests {
         assert!(!window.is_released(Input::Main, &[(PARTITION, Epoch(0))]), "one still runs");
         end(&mut window, &job);
         assert_eq!(settlements(&mut window), 1);
+    }
+
+    #[tokio::test]
+    async fn a_later_position_takes_the_place_of_one_that_nobody_took_yet() {
+        let mut window = window(true, false);
+        let run = |window: &mut Window, offset| {
+            arrive(window, 0, offset);
+            let job = take(window).remove(0);
+            end(window, &job);
+        };
+        (0..3).for_each(|offset| run(&mut window, offset));
+        let mut outward = Outward::default();
+        window.take_settlements(Input::Main, Instant::now(), &mut outward);
+        assert_eq!(outward.settlements.iter().map(|s| s.token.id().id).collect::<Vec<_>>(), [2]);
+        assert_eq!(outward.tags[0].count, 3);
+        // What was taken stays as it is.
+        run(&mut window, 3);
+        assert_eq!(settlements(&mut window), 1);
+    }
+
+    #[tokio::test]
+    async fn positions_on_their_way_take_no_room_until_they_are_64_windows() {
+        let mut window = window(true, false);
+        let mut outward = Outward::default();
+        let mut count = 0;
+        while window.limits(Input::Main).messages > 0 {
+            arrive(&mut window, 0, count);
+            count += 1;
+            let job = take(&mut window).remove(0);
+            end(&mut window, &job);
+            window.take_settlements(Input::Main, Instant::now(), &mut outward);
+        }
+        // The broker does not answer. The last one or two are not worth a read.
+        assert!((64 * 16 - 2..=64 * 16).contains(&count), "{count}");
+        let answers = outward.tags.iter().map(|_| millstream_core::Settled::Done).collect();
+        let mut again = Outward::default();
+        window.all_settled(Input::Main, &mut outward.tags, answers, &mut again, Instant::now());
+        assert_eq!(window.limits(Input::Main).messages, 16);
     }
 }

@@ -96,6 +96,9 @@ impl Window {
     pub(super) fn send(&mut self, input: Input, settlement: Settlement, tag: Tag) {
         self.unsettled += 1;
         self.loose += usize::from(tag.waits.is_none());
+        if self.rules.cumulative {
+            self.unconfirmed += tag.count;
+        }
         self.sent(input, &tag);
         self.settlements[input as usize].push(settlement, tag);
     }
