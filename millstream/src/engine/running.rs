@@ -205,7 +205,7 @@ impl Control {
         self.desks.iter().map(|desk| counts(desk)).collect()
     }
 
-    /// Messages read and not yet settled, of all subscriptions.
+    /// Messages read and not yet settled, of all subscriptions; where a position settles all before it, not yet finished.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.desks.iter().map(|d| d.with(Instant::now(), |w| w.in_flight())).sum()

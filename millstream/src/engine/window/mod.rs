@@ -298,7 +298,7 @@ impl Window {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.held()
+        self.occupied().0
     }
 
     pub(crate) fn running(&self) -> usize {
