@@ -27,7 +27,7 @@ const INTERNAL: &str = "__";
 /// Bits of an offset in the id of a dead letter; above them is the partition.
 const OFFSET_BITS: u32 = 44;
 
-/// And above that, in which topic it lies. A JavaScript number still holds what lies in ours.
+/// And above that, in which topic it lies: 0 is ours, whose letters have the ids that they always had.
 const KIND_SHIFT: u32 = 61;
 
 /// Groups that are asked at the same time how far they are.

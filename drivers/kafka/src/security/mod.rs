@@ -116,7 +116,7 @@ impl Sasl {
     /// administration that way.
     ///
     /// ```no_run
-    /// # async fn from_your_identity_provider() -> Result<(String, u64), std::io::Error> { unimplemented!() }
+    /// # async fn from_your_identity_provider() -> Result<(String, u64), std::io::Error> { Err(std::io::Error::other("a token of your own")) }
     /// # async fn example() -> millstream_core::Result<()> {
     /// use std::time::Duration;
     /// use millstream_kafka::{Kafka, Sasl, Token};
