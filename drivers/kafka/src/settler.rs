@@ -154,9 +154,13 @@ impl KafkaSettler {
         let together = Together { finished, emitted, doubtful: !self.doubtful.is_empty() };
         let (member, cluster) = (Arc::clone(&self.member), Arc::clone(&self.cluster));
         let ran = spawn_blocking(move || member.transact(&cluster, &transactor, &together)).await;
-        let Ok(Happened { ours, stale, ended }) = ran else {
-            self.doubtful.extend(parts.iter().copied());
-            return (all(End::Unknown), BTreeSet::new());
+        let Happened { ours, stale, ended } = match ran {
+            Ok(happened) => happened,
+            // Never unknown: the next position would pass over what was to be written with this one.
+            Err(error) => {
+                self.doubtful.extend(parts.iter().copied());
+                return (all(End::TakenBack(Arc::new(errors::broken(&error)))), BTreeSet::new());
+            }
         };
         let end = match ended {
             Ended::Committed => End::Done,
