@@ -1,12 +1,9 @@
 //! A worker: a process that publishes to the file and handles what is in it, until it is told to stop or is killed.
 //!
-//! It tells its story in a journal, and on stdout how far it is. On stdin it is told `drain`: publish no more. When
-//! stdin ends, whoever started it is gone, and it goes too.
+//! It tells its story in a journal.
 
-use std::io::BufRead as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytestring::ByteString;
@@ -22,6 +19,7 @@ use millstream_testkit::ledger::Record;
 use crate::Result;
 use crate::events::{self, AFTER, DEDUP, Fate, Followed, PLAIN, Tick};
 use crate::journal::{self, Journal};
+use crate::progress::Progress;
 use crate::watched::Watched;
 
 /// Who a worker is and how much it does.
@@ -103,11 +101,7 @@ const KEYS: u64 = 12;
 struct Worker {
     options: Options,
     journal: Arc<Journal>,
-    draining: AtomicBool,
-    publishing: AtomicU64,
-    acknowledged: AtomicU64,
-    refused: AtomicU64,
-    handled: AtomicU64,
+    progress: Arc<Progress>,
 }
 
 /// Runs until SIGTERM.
@@ -115,14 +109,9 @@ pub(crate) async fn run(options: Options) -> Result {
     let journal = Arc::new(Journal::append_to(&options.journal)?);
     let worker = Arc::new(Worker {
         journal: Arc::clone(&journal),
-        draining: AtomicBool::new(false),
-        publishing: AtomicU64::new(u64::from(options.publishers)),
-        acknowledged: AtomicU64::new(0),
-        refused: AtomicU64::new(0),
-        handled: AtomicU64::new(0),
+        progress: Progress::of(options.publishers),
         options: options.clone(),
     });
-    listen(Arc::clone(&worker));
     let lease = Duration::from_millis(options.lease_ms);
     let store = SqliteStore::builder(&options.file).lease(lease).open().await?;
     let reader = Watched::new(store.reader(), journal, options.name().into());
@@ -160,37 +149,10 @@ pub(crate) async fn run(options: Options) -> Result {
     for number in 0..options.publishers {
         tokio::spawn(publish(Arc::clone(&worker), publisher.clone(), number));
     }
-    tokio::spawn(tell(worker));
+    tokio::spawn(Arc::clone(&worker.progress).tell(20.ms()));
     println!("ready");
     bus.run().await?;
     Ok(())
-}
-
-/// Does as stdin says, on a thread of its own, since reading it blocks.
-fn listen(worker: Arc<Worker>) {
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if line == "drain" {
-                worker.draining.store(true, Ordering::Release);
-            }
-        }
-        std::process::exit(5);
-    });
-}
-
-/// Says how far it is, again and again.
-async fn tell(worker: Arc<Worker>) {
-    loop {
-        tokio::time::sleep(20.ms()).await;
-        let of = |figure: &AtomicU64| figure.load(Ordering::Acquire);
-        println!(
-            "publishing {} acknowledged {} refused {} handled {}",
-            of(&worker.publishing),
-            of(&worker.acknowledged),
-            of(&worker.refused),
-            of(&worker.handled)
-        );
-    }
 }
 
 // ---- Publishing ----------------------------------------------------------------------------------------------
@@ -200,7 +162,7 @@ async fn publish(worker: Arc<Worker>, publisher: Publisher, number: u32) {
     let mut random = fastrand::Rng::with_seed(worker.options.seed ^ (u64::from(number) << 32));
     let mut next = 0u64;
     let mut open = true;
-    while open && !worker.draining.load(Ordering::Acquire) {
+    while open && !worker.progress.is_draining() {
         let size = if random.u8(..4) == 0 { random.u64(2..12) } else { 1 };
         let batch = (next..next + size).map(|n| worker.message(&publisher, number, n, &mut random)).collect();
         next += size;
@@ -210,7 +172,7 @@ async fn publish(worker: Arc<Worker>, publisher: Publisher, number: u32) {
         };
         tokio::time::sleep(Duration::from_micros(random.u64(0..=worker.options.pause_ms * 1_000))).await;
     }
-    worker.publishing.fetch_sub(1, Ordering::AcqRel);
+    worker.progress.publisher_ended();
 }
 
 impl Worker {
@@ -283,14 +245,14 @@ impl Worker {
                 match outcomes.next() {
                     Some(WriteOutcome::Written(_)) => {
                         self.journal.write(Record::Acked { id });
-                        self.acknowledged.fetch_add(1, Ordering::AcqRel);
+                        self.progress.acknowledged();
                         return false;
                     }
                     Some(WriteOutcome::Unknown(_)) => self.journal.write(Record::MaybeWritten { id }),
                     Some(WriteOutcome::Failed(error)) if !error.is_retryable() => fatal = Some(error),
                     _ => {}
                 }
-                self.refused.fetch_add(1, Ordering::AcqRel);
+                self.progress.refused();
                 true
             });
             match fatal {
@@ -374,7 +336,7 @@ async fn follow(
 impl Worker {
     fn done(&self, id: ByteString, group: ByteString) {
         self.journal.write(Record::Effect { id, group });
-        self.handled.fetch_add(1, Ordering::AcqRel);
+        self.progress.handled();
     }
 }
 

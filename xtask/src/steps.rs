@@ -64,7 +64,9 @@ impl Step {
         match self {
             Self::Fmt => "the code is formatted",
             Self::Deny => "licences, banned crates, sources and (with a network) advisories",
-            Self::Tree => "core, toolkit and memory driver stay a small dependency",
+            Self::Tree => {
+                "core, toolkit and memory driver stay a small dependency; every lock file is up to date"
+            }
             Self::Clippy => "no warning of rustc or clippy",
             Self::Features => "every feature of core and toolkit builds alone",
             Self::Doc => "the docs build without a warning",
@@ -97,7 +99,8 @@ impl Step {
     }
 }
 
-/// What must not enter the tree of the product has a workspace and a lock file of its own.
+/// What must not enter the tree of the product has a workspace and a lock file of its own, which has to follow what the
+/// product's crates need.
 const OTHER_WORKSPACES: [&str; 2] = ["bench", "fuzz"];
 
 fn fmt() -> Result<Done> {
@@ -141,6 +144,16 @@ fn tree() -> Result<Done> {
         .args(["--no-default-features", "--features", "millstream/memory"])
         .args(["--edges", "normal", "--prefix", "none"])
         .output()?;
+    for workspace in OTHER_WORKSPACES {
+        let manifest = format!("{workspace}/Cargo.toml");
+        Run::cargo("metadata --locked --format-version 1 --manifest-path").arg(&manifest).output().map_err(
+            |error| {
+                format!(
+                    "{error}; `cargo metadata --manifest-path {manifest}` brings its Cargo.lock up to date"
+                )
+            },
+        )?;
+    }
     let crates = crates(&output);
     if crates.len() < TREE_LIMIT {
         return Ok(Done::checked(format!("{} crates of others, fewer than {TREE_LIMIT}", crates.len())));

@@ -1,5 +1,7 @@
 //! The conformance suite on a real broker, with the group protocols that members can speak.
 
+mod common;
+
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,12 +19,8 @@ struct Broker {
 }
 
 fn broker(protocol: Protocol, transactions: Transactions) -> Broker {
-    // Never skipped in silence: who has no broker is told how to get one.
-    let address = std::env::var("MILLSTREAM_KAFKA").expect(
-        "set MILLSTREAM_KAFKA to a broker: `cargo xtask services start kafka` starts one and prints it",
-    );
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    Broker { address, protocol, transactions, number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    Broker { address: common::broker(), protocol, transactions, number: NEXT.fetch_add(1, Ordering::Relaxed) }
 }
 
 impl Harness for Broker {

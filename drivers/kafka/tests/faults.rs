@@ -2,6 +2,8 @@
 //! that cannot be read, records that were deleted.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,35 +11,15 @@ use std::time::Duration;
 
 use millstream::prelude::*;
 use millstream::{ErrorKind, Running};
-use millstream_core::admin::TopicSettings;
 use millstream_core::{
     Admin, Assignment, Delivery, Message, OpenRequest, PartitionId, Read, ReadLimits, Reader as _,
     Settlement, Settler as _, Source as _, Start, WriteOutcome, Writer as _,
 };
-use millstream_kafka::{Create, Kafka, KafkaBuilder, KafkaSource, Protocol};
+use millstream_kafka::{Create, Kafka, KafkaSource, Protocol};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn kafka() -> KafkaBuilder {
-    let address = std::env::var("MILLSTREAM_KAFKA").expect(
-        "set MILLSTREAM_KAFKA to a broker: `cargo xtask services start kafka` starts one and prints it",
-    );
-    Kafka::builder(address).lease(Duration::from_secs(6))
-}
-
-/// A name that was never used.
-fn unique(name: &str) -> String {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    format!("faults.{name}.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-async fn topic(kafka: &Kafka, name: &str, partitions: u32) -> String {
-    let topic = unique(name);
-    kafka.admin().ensure_topic(&topic, TopicSettings::partitions(partitions)).await.unwrap();
-    topic
-}
+use self::common::{PATIENCE, kafka, topic, unique};
 
 #[derive(Debug, Clone, Event, Serialize, Deserialize)]
 #[event(topic = "orders", key = "customer")]

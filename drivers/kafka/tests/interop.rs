@@ -4,36 +4,27 @@
 //! Each peer writes the same records, and reads as lines of JSON; see `peers/`. Java's are Kafka's own console tools.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use millstream_core::admin::TopicSettings;
 use millstream_core::{
-    Admin as _, Message, OpenRequest, PartitionId, Read, ReadLimits, Reader as _, Settlement, Settler as _,
-    Source as _, Writer as _,
+    Message, OpenRequest, PartitionId, Read, ReadLimits, Reader as _, Settlement, Settler as _, Source as _,
+    Writer as _,
 };
 use millstream_kafka::Kafka;
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use self::common::{PATIENCE, broker, topic, variable};
+
 const COUNT: usize = 200;
 const KEYS: usize = 50;
 const PARTITIONS: u32 = 6;
-const PATIENCE: Duration = Duration::from_secs(90);
-
-fn variable(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("set {name}: `cargo xtask services start kafka` prints it with its value"))
-}
-
-fn broker() -> String {
-    variable("MILLSTREAM_KAFKA")
-}
-
 /// A record as anybody sees it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Record {
@@ -72,12 +63,6 @@ fn sorted(placed: Vec<Placed>) -> Vec<Record> {
 }
 
 // ---- Millstream ----------------------------------------------------------------------------------------------
-
-async fn topic(kafka: &Kafka, name: &str) -> String {
-    let topic = format!("interop.{name}.{}", std::process::id());
-    kafka.admin().ensure_topic(&topic, TopicSettings::partitions(PARTITIONS)).await.unwrap();
-    topic
-}
 
 async fn write(kafka: &Kafka, topic: &str, records: &[Record]) {
     let message = |(n, record): (usize, &Record)| {
@@ -197,7 +182,7 @@ async fn with_a_program(peer: Peer, name: &str) {
     let kafka = Kafka::builder(broker()).connect().await.unwrap();
 
     // What the peer writes is read here.
-    let theirs = topic(&kafka, &format!("{name}-writes")).await;
+    let theirs = topic(&kafka, &format!("{name}-writes"), PARTITIONS).await;
     let to = theirs.clone();
     tokio::task::spawn_blocking(move || peer.run("write", &to)).await.unwrap();
     let from_them = read(&kafka, &theirs).await;
@@ -207,7 +192,7 @@ async fn with_a_program(peer: Peer, name: &str) {
     assert_eq!(sorted(from_them), expected);
 
     // And what is written here the peer reads, each key where it put it itself.
-    let ours = topic(&kafka, &format!("{name}-reads")).await;
+    let ours = topic(&kafka, &format!("{name}-reads"), PARTITIONS).await;
     write(&kafka, &ours, &records()).await;
     let from_us = tokio::task::spawn_blocking(move || peer.run("read", &ours)).await.unwrap();
     let from_us = placed(&from_us);
@@ -246,7 +231,7 @@ async fn kafka_s_console_tools_read_what_is_written_here_and_the_other_way_round
     // The tools tell a null by a word.
     let null = "NULL";
 
-    let theirs = topic(&kafka, "java-writes").await;
+    let theirs = topic(&kafka, "java-writes", PARTITIONS).await;
     let mut lines = String::new();
     for record in records() {
         let headers: Vec<_> = record.headers.iter().map(|(name, value)| format!("{name}:{value}")).collect();
@@ -273,7 +258,7 @@ async fn kafka_s_console_tools_read_what_is_written_here_and_the_other_way_round
     expected.sort();
     assert_eq!(sorted(from_them), expected);
 
-    let ours = topic(&kafka, "java-reads").await;
+    let ours = topic(&kafka, "java-reads", PARTITIONS).await;
     write(&kafka, &ours, &records()).await;
     let consumer = move || {
         let count = COUNT.to_string();

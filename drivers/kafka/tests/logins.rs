@@ -2,6 +2,7 @@
 //! taken away.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
 mod secure;
 
 use std::process::Command;
@@ -13,6 +14,7 @@ use millstream_core::{BoxError, ErrorKind, OpenRequest, Reader as _, Source as _
 use millstream_kafka::{Kafka, KafkaBuilder, Sasl};
 use tokio::time::{sleep, timeout};
 
+use self::common::{PATIENCE, broker, unique, variable};
 use self::secure::*;
 
 fn login(with: Sasl) -> KafkaBuilder {
@@ -123,7 +125,7 @@ fn configure_user(user: &str, what: &[&str]) {
     let classes = format!("{}/*", variable("MILLSTREAM_PEER_JAVA"));
     let output = Command::new("java")
         .args(["-XX:TieredStopAtLevel=1", "-cp", &classes, "kafka.admin.ConfigCommand"])
-        .args(["--bootstrap-server", &open(), "--alter", "--entity-type", "users", "--entity-name", user])
+        .args(["--bootstrap-server", &broker(), "--alter", "--entity-type", "users", "--entity-name", user])
         .args(what)
         .output()
         .unwrap();

@@ -2,13 +2,16 @@
 //! measured is the process's.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::time::Duration;
 
 use millstream::prelude::*;
-use millstream_core::admin::TopicSettings;
-use millstream_core::{Admin as _, Message, Writer as _};
+use millstream_core::{Message, Writer as _};
 use millstream_kafka::Kafka;
 use tokio::time::sleep;
+
+use self::common::{broker, topic};
 
 /// The librdkafka of a subscription, its queues, and what the allocator keeps.
 const ALLOWED: u64 = 192 << 20;
@@ -27,13 +30,9 @@ async fn k10_a_handler_that_stands_still_fills_no_memory() {
     async fn stand_still(_: Message) -> Outcome {
         std::future::pending().await
     }
-    let address = std::env::var("MILLSTREAM_KAFKA").expect(
-        "set MILLSTREAM_KAFKA to a broker: `cargo xtask services start kafka` starts one and prints it",
-    );
     // Given 450 MB over twelve partitions, which no compression makes smaller.
-    let kafka = Kafka::builder(address).connect().await.unwrap();
-    let topic = format!("memory.{}", std::process::id());
-    kafka.admin().ensure_topic(&topic, TopicSettings::partitions(12)).await.unwrap();
+    let kafka = Kafka::builder(broker()).connect().await.unwrap();
+    let topic = topic(&kafka, "memory", 12).await;
     let mut noise = vec![0; SIZE];
     fastrand::Rng::with_seed(7).fill(&mut noise);
     for n in 0..COUNT {

@@ -1,6 +1,7 @@
 //! TLS and logins on a real broker: what lets us in, and what each refusal says.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
 mod secure;
 
 use std::sync::{Arc, Mutex};
@@ -14,6 +15,7 @@ use millstream_kafka::{Kafka, KafkaBuilder, Sasl, Tls, Token, Transactions, driv
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use self::common::{PATIENCE, broker, unique, variable};
 use self::secure::*;
 
 fn login(with: Sasl) -> KafkaBuilder {
@@ -154,7 +156,7 @@ async fn a_listener_that_speaks_otherwise_is_told_by_what_would_be_right() {
     let password = || Sasl::scram_sha_512(user(), password());
     for (builder, kind, part) in [
         // TLS to one that has none; the broker hangs up, which may mean anything.
-        (Kafka::builder(open()).tls(trusting()), ErrorKind::Unavailable, "speaks no TLS"),
+        (Kafka::builder(broker()).tls(trusting()), ErrorKind::Unavailable, "speaks no TLS"),
         (
             Kafka::builder(sasl_open()).tls(trusting()).sasl(password()),
             ErrorKind::Unavailable,
@@ -165,7 +167,7 @@ async fn a_listener_that_speaks_otherwise_is_told_by_what_would_be_right() {
         (Kafka::builder(sasl()).plain_text().sasl(password()), ErrorKind::Unavailable, "tls=on"),
         // A login to one that takes none.
         (Kafka::builder(tls()).tls(trusting()).sasl(password()), ErrorKind::InvalidConfig, "takes no login"),
-        (Kafka::builder(open()).plain_text().sasl(password()), ErrorKind::InvalidConfig, "takes no login"),
+        (Kafka::builder(broker()).plain_text().sasl(password()), ErrorKind::InvalidConfig, "takes no login"),
         // None to one that wants one; the same.
         (Kafka::builder(sasl()).tls(trusting()), ErrorKind::Unavailable, "name a user"),
         (Kafka::builder(sasl_open()), ErrorKind::Unavailable, "name a user"),

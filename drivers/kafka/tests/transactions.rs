@@ -1,53 +1,24 @@
 //! Transactions on a real broker: batches over several topics, and what handlers publish.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millstream::prelude::*;
 use millstream::{ErrorKind, Running};
-use millstream_core::admin::TopicSettings;
 use millstream_core::{
-    Admin, End, Message, OpenRequest, Read, ReadLimits, Reader as _, Source as _, WriteOutcome, Writer as _,
+    Admin as _, End, Message, OpenRequest, Read, ReadLimits, Reader as _, Source as _, WriteOutcome,
+    Writer as _,
 };
-use millstream_kafka::{Kafka, KafkaBuilder, PARTITION, Protocol, Transactions};
+use millstream_kafka::{Kafka, PARTITION, Protocol, Transactions};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use self::common::{PATIENCE, all, kafka, topic, unique};
 
-fn kafka() -> KafkaBuilder {
-    let address = std::env::var("MILLSTREAM_KAFKA").expect(
-        "set MILLSTREAM_KAFKA to a broker: `cargo xtask services start kafka` starts one and prints it",
-    );
-    Kafka::builder(address).lease(Duration::from_secs(6))
-}
-
-fn unique(name: &str) -> String {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    format!("transactions.{name}.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-async fn topic(kafka: &Kafka, name: &str, partitions: u32) -> String {
-    let topic = unique(name);
-    kafka.admin().ensure_topic(&topic, TopicSettings::partitions(partitions)).await.unwrap();
-    topic
-}
-
-/// All that lies in a topic now, to whoever reads what is committed.
-async fn all(kafka: &Kafka, topic: &str) -> Vec<Message> {
-    let request = OpenRequest::new(topic.to_owned()).end(End::Latest);
-    let mut source = kafka.reader().open(request).await.unwrap().source;
-    let mut found = Vec::new();
-    let reading = async {
-        while !matches!(source.read(&mut found, ReadLimits::new(1_000, 1 << 20)).await.unwrap(), Read::End) {}
-    };
-    timeout(PATIENCE, reading).await.unwrap();
-    found.into_iter().map(|delivery| (*delivery.message).clone()).collect()
-}
-
-/// The same, once there are so many: what was committed can be read when its partition has the mark of it, a moment later.
+/// All that lies in a topic, once there are so many: what was committed can be read when its partition has the mark of it, a moment later.
 async fn soon(kafka: &Kafka, topic: &str, count: usize) -> Vec<Message> {
     let looking = async {
         loop {

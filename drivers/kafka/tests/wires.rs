@@ -2,15 +2,15 @@
 //! in Spring Kafka's words, and what the Go toolkit's subscriptions are told and tell.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millstream::prelude::*;
 use millstream_core::admin::TopicSettings;
-use millstream_core::{
-    Admin, End, Message, OpenRequest, Read, ReadLimits, Reader as _, Source as _, Writer as _, names,
-};
+use millstream_core::{Admin as _, Message, Writer as _, names};
 use millstream_kafka::{
     DeadLetterHeaders, HEADER_CURRENT_OFFSET, HEADER_GROUP_ID, HEADER_HWM_OFFSET, HEADER_INIT_OFFSET,
     HEADER_PARTITION_ID, INIT_OFFSET, Kafka, METADATA, PARTITION, PARTITION_ID, Wire,
@@ -19,35 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
+use self::common::{PATIENCE, all, broker, topic, variable};
+
 const COUNT: usize = 20;
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn variable(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("set {name}: `cargo xtask services start kafka` prints it with its value"))
-}
-
-fn broker() -> String {
-    variable("MILLSTREAM_KAFKA")
-}
-
-async fn topic(kafka: &Kafka, name: &str, partitions: u32) -> String {
-    let topic = format!("wires.{name}.{}", std::process::id());
-    kafka.admin().ensure_topic(&topic, TopicSettings::partitions(partitions)).await.unwrap();
-    topic
-}
-
-/// All that lies in a topic now.
-async fn all(kafka: &Kafka, topic: &str) -> Vec<Message> {
-    let mut source =
-        kafka.reader().open(OpenRequest::new(topic.to_owned()).end(End::Latest)).await.unwrap().source;
-    let mut found = Vec::new();
-    let reading = async {
-        while !matches!(source.read(&mut found, ReadLimits::new(1_000, 1 << 20)).await.unwrap(), Read::End) {}
-    };
-    timeout(PATIENCE, reading).await.unwrap();
-    found.into_iter().map(|delivery| (*delivery.message).clone()).collect()
-}
 
 /// The Python SDK, in its own words.
 fn python(way: &str, topic: &str, mode: &str) -> String {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::proxy::Proxy;
 use crate::Result;
+use crate::proxy::Proxy;
 
 /// How many there are. All that is written lies on each, and two must have it.
 pub(crate) const BROKERS: usize = 3;

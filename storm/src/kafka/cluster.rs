@@ -1,9 +1,7 @@
 //! Where a storm on Kafka takes place: brokers, members, the network between some of them, and what is done to each.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
-use std::sync::atomic::Ordering;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -16,9 +14,10 @@ use super::brokers::{BROKERS, Brokers};
 use super::logs::{self, Logs};
 use super::worker::{Options, Sharing};
 use crate::arena::millis;
-use crate::children::Running;
+use crate::crew::{Crew, Life, Span, Terms};
 use crate::events::{FOLLOWED, TOPIC};
-use crate::launch::Launch;
+use crate::labour::{Duty, Load};
+use crate::proxy::Proxy;
 use crate::{Result, journal};
 
 /// Partitions of each topic.
@@ -41,31 +40,8 @@ pub(crate) struct Kind {
     pub(crate) places: usize,
     pub(crate) lease: Duration,
     pub(crate) sharing: Sharing,
-    pub(crate) publishers: u32,
-    pub(crate) batch: u64,
-    /// The longest pause between two writes of a publisher.
-    pub(crate) pause: Duration,
-    /// How long handlers may take to end when a worker is asked to.
-    pub(crate) drain: Duration,
+    pub(crate) load: Load,
 }
-
-/// One life of a member, from its start to its end.
-#[derive(Debug, Default)]
-pub(crate) struct Life {
-    pub(crate) name: String,
-    pub(crate) journal: PathBuf,
-    /// Whether it reaches the brokers through the proxies.
-    pub(crate) is_behind_proxies: bool,
-    /// When it was killed.
-    pub(crate) killed: Option<u64>,
-    /// When it was asked to end, if its handlers did not end in time.
-    pub(crate) cut: Option<u64>,
-    /// From when to when it stood still.
-    pub(crate) stopped: Vec<(u64, u64)>,
-}
-
-/// From when to when something was wrong.
-pub(crate) type Span = (u64, u64);
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -84,32 +60,6 @@ pub(crate) struct Deeds {
     pub(crate) problems: Vec<String>,
 }
 
-impl Deeds {
-    fn fault(&mut self, what: &'static str) {
-        *self.faults.entry(what).or_default() += 1;
-    }
-}
-
-/// How a member's place is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Member {
-    Up,
-    Halted { since: u64 },
-    Ending { sent: u64, begun: Instant },
-    Down,
-}
-
-#[derive(Debug)]
-struct Place {
-    running: Running,
-    /// The present life's place in `deeds.lives`.
-    life: usize,
-    member: Member,
-    /// What the lives before had published.
-    published: u64,
-    is_ready: bool,
-}
-
 /// What is wrong with a broker now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Broker {
@@ -122,18 +72,19 @@ pub(crate) enum Broker {
 /// A storm on a cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    folder: PathBuf,
-    kind: Kind,
     runtime: Runtime,
     brokers: Brokers,
     states: [Broker; BROKERS],
     kafka: Kafka,
     pub(crate) random: Rng,
-    places: Vec<Place>,
-    draining: bool,
+    /// The members.
+    pub(crate) crew: Crew,
     half_open: Option<u64>,
     last_trouble: Option<Instant>,
-    pub(crate) deeds: Deeds,
+    /// When a broker was down or stood still.
+    broken: Vec<Span>,
+    /// When connections through the proxies were cut, or half open.
+    links: Vec<Span>,
 }
 
 /// How long a broker that was killed may take until it serves again.
@@ -151,88 +102,36 @@ impl Cluster {
             }
             Ok::<_, millstream::Error>(kafka)
         })?;
-        let mut cluster = Self {
-            folder: folder.to_owned(),
-            kind,
+        let mut random = Rng::with_seed(seed);
+        let terms = Terms {
+            places: kind.places,
+            publishers: kind.load.publishers,
+            drain: kind.load.drain,
+            orderly: ORDERLY,
+        };
+        let (direct, behind_proxies) = (brokers.address(), brokers.address_behind_proxies());
+        let crew = Crew::start(folder, terms, random.u64(..), move |post| {
+            let brokers = if post.place == BEHIND_PROXIES { &behind_proxies } else { &direct };
+            Options {
+                brokers: brokers.clone(),
+                lease_ms: millis(kind.lease),
+                protocol: kind.sharing,
+                duty: Duty::of(post, kind.load),
+            }
+            .arguments()
+        })?;
+        Ok(Self {
             runtime,
             brokers,
             states: [Broker::Up; BROKERS],
             kafka,
-            random: Rng::with_seed(seed),
-            places: Vec::new(),
-            draining: false,
+            random,
+            crew,
             half_open: None,
             last_trouble: None,
-            deeds: Deeds::default(),
-        };
-        for place in 0..kind.places {
-            let (running, life) = cluster.start(place)?;
-            let place = Place { running, life, member: Member::Up, published: 0, is_ready: false };
-            cluster.places.push(place);
-        }
-        Ok(cluster)
-    }
-
-    fn start(&mut self, place: usize) -> Result<(Running, usize)> {
-        let life = self.deeds.lives.len();
-        let is_behind_proxies = place == BEHIND_PROXIES;
-        let brokers = match is_behind_proxies {
-            true => self.brokers.address_behind_proxies(),
-            false => self.brokers.address(),
-        };
-        let options = Options {
-            brokers,
-            journal: self.folder.join(format!("{place}.{life}.journal")),
-            place,
-            life: life as u64,
-            seed: self.random.u64(..),
-            lease_ms: millis(self.kind.lease),
-            protocol: self.kind.sharing,
-            publishers: self.kind.publishers,
-            batch: self.kind.batch,
-            pause_ms: millis(self.kind.pause),
-            drain_ms: millis(self.kind.drain),
-        };
-        let name = options.name();
-        let stderr = self.stderr(&name);
-        let running = Running::start(
-            &Launch::default(),
-            name.clone(),
-            options.publishers,
-            options.arguments(),
-            stderr,
-        )?;
-        self.deeds.lives.push(Life { name, journal: options.journal, is_behind_proxies, ..Life::default() });
-        Ok((running, life))
-    }
-
-    fn stderr(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.stderr"))
-    }
-
-    /// The last lines that a worker wrote to stderr.
-    fn last_words(&self, name: &str) -> String {
-        let text = std::fs::read(self.stderr(name)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let lines: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(3).collect();
-        if lines.is_empty() { "it said nothing".into() } else { lines.join(" | ") }
-    }
-
-    /// Messages that publishers were told are written.
-    pub(crate) fn published(&self) -> u64 {
-        let of =
-            |place: &Place| place.published + place.running.progress.acknowledged.load(Ordering::Acquire);
-        self.places.iter().map(of).sum()
-    }
-
-    /// How the member of a place is, if there is such a place.
-    pub(crate) fn member(&self, place: usize) -> Option<Member> {
-        self.places.get(place).map(|place| place.member)
-    }
-
-    /// Whether it reads and publishes.
-    pub(crate) fn is_at_work(&self, place: usize) -> bool {
-        self.places[place].member == Member::Up && self.places[place].is_ready
+            broken: Vec::new(),
+            links: Vec::new(),
+        })
     }
 
     pub(crate) fn broker(&self, broker: usize) -> Broker {
@@ -248,41 +147,17 @@ impl Cluster {
         self.half_open.is_some()
     }
 
-    fn life(&mut self, place: usize) -> &mut Life {
-        &mut self.deeds.lives[self.places[place].life]
-    }
-
-    // ---- Time passes -----------------------------------------------------------------------------------------
-
     /// Sees who is ready, who ended, and which brokers are back.
     pub(crate) fn look(&mut self) -> Result {
-        for place in 0..self.places.len() {
-            let ready = self.places[place].running.wait_ready(Duration::ZERO);
-            self.places[place].is_ready = ready;
-            let ended = match self.places[place].member {
-                Member::Down | Member::Halted { .. } => None,
-                Member::Up | Member::Ending { .. } => self.places[place].running.ended()?,
-            };
-            match (self.places[place].member, ended) {
-                (Member::Ending { sent, begun }, Some(status)) => self.left(place, sent, begun, status),
-                (Member::Ending { begun, .. }, None) if begun.elapsed() > self.kind.drain + ORDERLY => {
-                    let name = self.places[place].running.name.clone();
-                    let limit = self.kind.drain + ORDERLY;
-                    self.deeds.problems.push(format!("{name} did not end within {limit:?} of SIGTERM"));
-                    self.bury(place)?;
-                }
-                (Member::Up, Some(status)) => {
-                    self.died(place, status);
-                    self.revive(place)?;
-                }
-                _ => {}
-            }
-        }
+        self.crew.is_troubled = self.half_open.is_some()
+            || !self.brokers_are_up()
+            || self.last_trouble.is_some_and(|at| at.elapsed() < AFTERMATH);
+        self.crew.look()?;
         for broker in 0..BROKERS {
             let Broker::Starting { since, begun } = self.states[broker] else { continue };
             if self.brokers.answers(broker) {
                 self.states[broker] = Broker::Up;
-                self.deeds.brokers.push((since, journal::now()));
+                self.broken.push((since, journal::now()));
                 self.last_trouble = Some(Instant::now());
             } else if begun.elapsed() > BACK_WITHIN {
                 self.brokers.wait_for(broker)?;
@@ -291,115 +166,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Nobody asked it to end.
-    fn died(&mut self, place: usize, status: ExitStatus) {
-        self.life(place).killed = Some(journal::now());
-        let troubled = self.half_open.is_some()
-            || !self.brokers_are_up()
-            || self.last_trouble.is_some_and(|at| at.elapsed() < AFTERMATH);
-        // Where no broker is to be had, a worker may refuse to begin.
-        if troubled && !self.places[place].is_ready && status.code() == Some(1) {
-            self.deeds.tried_again += 1;
-            return;
-        }
-        let name = self.places[place].running.name.clone();
-        let words = self.last_words(&name);
-        self.deeds.problems.push(format!("{name} ended by itself, with {status}: {words}"));
-    }
-
-    /// It was asked to end, and did.
-    fn left(&mut self, place: usize, sent: u64, begun: Instant, status: ExitStatus) {
-        if !status.success() {
-            self.died(place, status);
-        } else if begun.elapsed() >= self.kind.drain {
-            // What was cut off comes again.
-            self.life(place).cut = Some(sent);
-        }
-        self.is_gone(place);
-    }
-
-    fn is_gone(&mut self, place: usize) {
-        let place = &mut self.places[place];
-        place.published += place.running.progress.acknowledged.swap(0, Ordering::AcqRel);
-        place.member = Member::Down;
-    }
-
-    fn bury(&mut self, place: usize) -> Result {
-        self.stood_up(place);
-        let at = self.places[place].running.kill()?;
-        self.life(place).killed = Some(at);
-        self.is_gone(place);
-        Ok(())
-    }
-
-    // ---- What is done to members -----------------------------------------------------------------------------
-
-    /// Kills a member with signal 9; nobody lives there until it is revived.
-    pub(crate) fn kill(&mut self, place: usize) -> Result {
-        self.deeds.fault("member_kills");
-        self.bury(place)
-    }
-
-    /// A new member joins where nobody lives.
-    pub(crate) fn join(&mut self, place: usize) -> Result {
-        self.deeds.fault("member_joins");
-        self.revive(place)
-    }
-
-    fn revive(&mut self, place: usize) -> Result {
-        self.is_gone(place);
-        let (running, life) = self.start(place)?;
-        let published = self.places[place].published;
-        self.places[place] = Place { running, life, member: Member::Up, published, is_ready: false };
-        if self.draining {
-            self.places[place].running.drain();
-        }
-        Ok(())
-    }
-
-    /// Asks a member to end in order. That explains no duplicate.
-    pub(crate) fn leave(&mut self, place: usize) -> Result {
-        self.deeds.fault("member_leaves");
-        self.ask_to_end(place)
-    }
-
-    fn ask_to_end(&mut self, place: usize) -> Result {
-        let (sent, begun) = (journal::now(), Instant::now());
-        self.places[place].running.ask_to_end()?;
-        self.places[place].member = Member::Ending { sent, begun };
-        Ok(())
-    }
-
-    /// Makes a member stand still.
-    pub(crate) fn halt(&mut self, place: usize) -> Result {
-        self.deeds.fault("member_stops");
-        let since = journal::now();
-        self.places[place].running.stop()?;
-        self.places[place].member = Member::Halted { since };
-        Ok(())
-    }
-
-    /// Lets it go on.
-    pub(crate) fn go_on(&mut self, place: usize) -> Result {
-        if matches!(self.places[place].member, Member::Halted { .. }) {
-            self.places[place].running.go_on()?;
-            self.stood_up(place);
-        }
-        Ok(())
-    }
-
-    fn stood_up(&mut self, place: usize) {
-        if let Member::Halted { since } = self.places[place].member {
-            self.life(place).stopped.push((since, journal::now()));
-            self.places[place].member = Member::Up;
-        }
-    }
-
     // ---- What is done to brokers and to the network ----------------------------------------------------------
 
     /// Kills a broker with signal 9.
     pub(crate) fn kill_broker(&mut self, broker: usize) -> Result {
-        self.deeds.fault("broker_kills");
+        self.crew.fault("broker_kills");
         let since = journal::now();
         self.brokers.kill(broker)?;
         self.states[broker] = Broker::Down { since };
@@ -408,7 +179,7 @@ impl Cluster {
 
     /// Makes a broker stand still.
     pub(crate) fn stop_broker(&mut self, broker: usize) -> Result {
-        self.deeds.fault("broker_stops");
+        self.crew.fault("broker_stops");
         self.states[broker] = Broker::Stopped { since: journal::now() };
         self.brokers.stop(broker)
     }
@@ -420,7 +191,7 @@ impl Cluster {
             Broker::Stopped { since } => {
                 self.brokers.go_on(broker)?;
                 self.states[broker] = Broker::Up;
-                self.deeds.brokers.push((since, journal::now()));
+                self.broken.push((since, journal::now()));
                 self.last_trouble = Some(Instant::now());
             }
             Broker::Down { since } => {
@@ -433,16 +204,16 @@ impl Cluster {
 
     /// Cuts the connections to some brokers, or to all.
     pub(crate) fn cut(&mut self, which: &[usize]) {
-        self.deeds.fault("cuts");
+        self.crew.fault("cuts");
         which.iter().for_each(|broker| self.brokers.proxies[*broker].cut());
         let now = journal::now();
-        self.deeds.links.push((now, now));
+        self.links.push((now, now));
         self.last_trouble = Some(Instant::now());
     }
 
     /// Lets the connections to some brokers, or to all, be half open, and new ones lead nowhere.
     pub(crate) fn swallow(&mut self, which: &[usize]) {
-        self.deeds.fault("half_open");
+        self.crew.fault("half_open");
         which.iter().for_each(|broker| self.brokers.proxies[*broker].swallow());
         self.half_open = Some(journal::now());
     }
@@ -450,8 +221,8 @@ impl Cluster {
     /// New connections work again.
     pub(crate) fn heal(&mut self) {
         if let Some(since) = self.half_open.take() {
-            self.brokers.proxies.iter().for_each(super::proxy::Proxy::heal);
-            self.deeds.links.push((since, journal::now()));
+            self.brokers.proxies.iter().for_each(Proxy::heal);
+            self.links.push((since, journal::now()));
             self.last_trouble = Some(Instant::now());
         }
     }
@@ -462,11 +233,9 @@ impl Cluster {
     pub(crate) fn finish(mut self) -> Result<(Deeds, Logs)> {
         self.heal();
         (0..BROKERS).try_for_each(|broker| self.mend_broker(broker))?;
-        (0..self.places.len()).try_for_each(|place| self.go_on(place))?;
-        self.draining = true;
+        self.crew.begin_to_drain()?;
         let healed = Instant::now();
-        let mut told = vec![usize::MAX; self.places.len()];
-        while !self.is_quiet(&mut told)? && healed.elapsed() < DRAINED + READY {
+        while !self.is_quiet()? && healed.elapsed() < DRAINED + READY {
             std::thread::sleep(Duration::from_millis(50));
         }
         loop {
@@ -479,43 +248,23 @@ impl Cluster {
                 Err(error) => format!("what is left is not known: {error}"),
             };
             if healed.elapsed() > DRAINED {
-                self.deeds.problems.push(format!("not handled within {DRAINED:?} of the end; {left}"));
+                self.crew.problems.push(format!("not handled within {DRAINED:?} of the end; {left}"));
                 break;
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-        self.deeds.drained_ms = millis(healed.elapsed());
-        for place in 0..self.places.len() {
-            if self.places[place].member == Member::Up {
-                self.ask_to_end(place)?;
-            }
-        }
-        while self.places.iter().any(|place| place.member != Member::Down) {
-            self.look()?;
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let drained_ms = millis(healed.elapsed());
+        self.crew.dismiss()?;
         let kafka = self.kafka.clone();
         let logs = self.runtime.block_on(async move { logs::read(&kafka).await })?;
-        Ok((self.deeds, logs))
+        let Crew { lives, faults, tried_again, problems, .. } = self.crew;
+        let (brokers, links) = (self.broken, self.links);
+        Ok((Deeds { lives, faults, brokers, links, tried_again, drained_ms, problems }, logs))
     }
 
-    /// Tells everybody who is there to publish no more, brings back who is not, and says whether nobody publishes.
-    fn is_quiet(&mut self, told: &mut [usize]) -> Result<bool> {
+    /// Brings back who is not there, and says whether nobody publishes.
+    fn is_quiet(&mut self) -> Result<bool> {
         self.look()?;
-        for (place, told) in told.iter_mut().enumerate() {
-            if self.places[place].member == Member::Down {
-                self.revive(place)?;
-            }
-            if *told != self.places[place].life {
-                self.places[place].running.drain();
-                *told = self.places[place].life;
-            }
-        }
-        let quiet = |place: &Place| {
-            place.member == Member::Up
-                && place.is_ready
-                && place.running.progress.publishing.load(Ordering::Acquire) == 0
-        };
-        Ok(self.brokers_are_up() && self.places.iter().all(quiet))
+        Ok(self.crew.is_quiet()? && self.brokers_are_up())
     }
 }

@@ -14,8 +14,9 @@
 //!   back. That it was handled, the member's own journal tells.
 //!
 //! A member that comes, or that leaves in order, explains nothing else, nor does what happens to a third one: whoever
-//! gives a partition back lets its handlers end and commits first. And a position that the broker confirmed explains
-//! itself: what lies before it must never come again.
+//! gives a partition back lets its handlers end and commits first. And what lies before a position that the broker
+//! confirmed must never come again, but to one that does not know yet that the group has left it behind: brokers give
+//! records to anybody who asks, and only its positions are refused.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -24,9 +25,10 @@ use bytestring::ByteString;
 use millstream_testkit::invariants::{self, Invariant, Promised, Rules};
 use millstream_testkit::ledger::{Ending, Entry, Outcome, Record, digest};
 
-use super::cluster::{Deeds, Life, Span};
+use super::cluster::{BEHIND_PROXIES, Deeds};
 use super::logs::Logs;
 use crate::Result;
+use crate::crew::{Life, Span};
 use crate::events::{self, AFTER, FOLLOWED, Fate, PLAIN, TOPIC};
 use crate::journal::Journal;
 use crate::report::Row;
@@ -141,6 +143,7 @@ enum Cause {
     Link,
     Broker,
     GivenBack,
+    LeftBehind,
 }
 
 impl Cause {
@@ -152,6 +155,7 @@ impl Cause {
             Self::Link => "again_after_cut_off_from_brokers",
             Self::Broker => "again_after_broker_fault",
             Self::GivenBack => "given_back_before_it_was_handled",
+            Self::LeftBehind => "again_to_one_left_behind",
         }
     }
 }
@@ -197,14 +201,18 @@ impl Blamed {
                             "{id} of {topic} {place}: {before} had it, {after} got it {ms} ms later, {what}"
                         )
                     };
-                    if had.is_settled {
-                        blamed.unexplained.push(words("after its position was confirmed"));
-                    } else if let Some(cause) = troubles.cause(had, now) {
+                    let cause = match had.is_settled {
+                        true => troubles.is_left_behind(had, now).then_some(Cause::LeftBehind),
+                        false => troubles.cause(had, now),
+                    };
+                    if let Some(cause) = cause {
                         *blamed.causes.entry(cause).or_default() += 1;
                         blamed.explained.insert(number);
                         if let (Cause::Killed, Some(killed)) = (cause, deeds.lives[had.life].killed) {
                             blamed.after_kill.push((entry.at - killed) / MILLI);
                         }
+                    } else if had.is_settled {
+                        blamed.unexplained.push(words("after its position was confirmed"));
                     } else {
                         blamed.unexplained.push(words("and nothing happened to either"));
                     }
@@ -279,6 +287,13 @@ impl Troubles<'_> {
         }
     }
 
+    /// Whether whoever got it is one whose group went on without it, and that may not have learned it yet.
+    fn is_left_behind(&self, had: Had, again: Had) -> bool {
+        let after = &self.deeds.lives[again.life];
+        let then = (again.at, again.at);
+        had.life != again.life && (self.stood_still(after, then) || self.was_cut_off(after, then))
+    }
+
     /// Whether it stood still for so long that its group may have gone on without it. It beats four times a lease; and it
     /// may hand over what it had fetched before it learns that it was left behind.
     fn stood_still(&self, life: &Life, between: Span) -> bool {
@@ -288,7 +303,7 @@ impl Troubles<'_> {
     }
 
     fn was_cut_off(&self, life: &Life, between: Span) -> bool {
-        life.is_behind_proxies && overlaps(&self.deeds.links, between, self.lease + ANSWER_WITHIN)
+        life.place == BEHIND_PROXIES && overlaps(&self.deeds.links, between, self.lease + ANSWER_WITHIN)
     }
 }
 
@@ -498,7 +513,12 @@ mod tests {
             let mut storm = Self { folder, deeds, logs, message, at: 0 };
             for name in ["a", "b", "c"] {
                 let journal = storm.folder.path().join(name);
-                storm.deeds.lives.push(Life { name: name.into(), journal, ..Life::default() });
+                storm.deeds.lives.push(Life {
+                    name: name.into(),
+                    place: BEHIND_PROXIES + 1,
+                    journal,
+                    ..Life::default()
+                });
             }
             storm.publish(1);
             storm.deliver(0);
@@ -631,7 +651,7 @@ mod tests {
         let cut = |life: usize| {
             move |storm: &mut Storm| {
                 let at = storm.at;
-                storm.deeds.lives[life].is_behind_proxies = true;
+                storm.deeds.lives[life].place = BEHIND_PROXIES;
                 storm.deeds.links.push((at, at));
             }
         };
@@ -663,6 +683,21 @@ mod tests {
             storm.deeds.lives[0].killed = Some(storm.at);
         });
         assert_eq!(again, (0, 1));
+    }
+
+    #[test]
+    fn one_that_was_left_behind_may_get_what_another_has_settled_until_it_learns_it() {
+        let woke = |before: u64, life: usize| {
+            came_again(|storm| {
+                storm.settle(0);
+                // Awake again so long before the second life gets it, a step from now.
+                let at = storm.at + STEP - before;
+                storm.deeds.lives[life].stopped.push((at - 90 * MILLI, at));
+            })
+        };
+        assert_eq!(woke(5 * MILLI, 1), (1, 0));
+        assert_eq!(woke(500 * MILLI, 1), (0, 1), "it had the time to learn it");
+        assert_eq!(woke(5 * MILLI, 0), (0, 1), "another one stood still");
     }
 
     #[test]

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use millstream_testkit::ledger::Ledger;
 
 use super::Scale;
+use crate::crew::Worker;
 use crate::kafka::brokers::{self, BROKERS};
-use crate::kafka::cluster::{BEHIND_PROXIES, Broker, Cluster, Kind, Member};
+use crate::kafka::cluster::{BEHIND_PROXIES, Broker, Cluster, Kind};
 use crate::kafka::judge;
 use crate::kafka::worker::Sharing;
+use crate::labour::Load;
 use crate::report::Row;
 use crate::{Result, scratch};
 
@@ -42,10 +44,12 @@ pub(super) fn cluster(scale: Scale, sharing: Sharing, seed: u64) -> Result<Row> 
         places: 4,
         lease: LEASE,
         sharing,
-        publishers: 2,
-        batch: scale.of(200, 60),
-        pause: Duration::from_millis(scale.of(100, 60)),
-        drain: Duration::from_secs(25),
+        load: Load {
+            publishers: 2,
+            batch: scale.of(200, 60),
+            pause: Duration::from_millis(scale.of(100, 60)),
+            drain: Duration::from_secs(25),
+        },
     };
     let plan = Plan {
         kind,
@@ -90,16 +94,16 @@ struct Storm<'a> {
 
 impl Storm<'_> {
     fn hold(&mut self, plan: Plan) -> Result {
-        while !(0..plan.kind.places).all(|place| self.cluster.is_at_work(place)) {
+        while !(0..plan.kind.places).all(|place| self.cluster.crew.is_at_work(place)) {
             self.pass(Duration::from_millis(50))?;
         }
         let (begun, mut told) = (Instant::now(), Instant::now());
         // To the last message: what nobody breaks proves little.
-        while self.faults() < plan.faults || self.cluster.published() < plan.messages {
+        while self.faults() < plan.faults || self.cluster.crew.published() < plan.messages {
             if begun.elapsed() > OVER_WITHIN {
-                let (faults, published) = (self.faults(), self.cluster.published());
+                let (faults, published) = (self.faults(), self.cluster.crew.published());
                 let what = format!("only {faults} faults and {published} messages within {OVER_WITHIN:?}");
-                self.cluster.deeds.problems.push(what);
+                self.cluster.crew.problems.push(what);
                 break;
             }
             let pause = Duration::from_millis(self.cluster.random.u64(plan.pause / 10..plan.pause));
@@ -107,7 +111,7 @@ impl Storm<'_> {
             self.deed(plan.kind)?;
             if told.elapsed() > Duration::from_secs(30) {
                 told = Instant::now();
-                eprintln!("  {} faults, {} messages", self.faults(), self.cluster.published());
+                eprintln!("  {} faults, {} messages", self.faults(), self.cluster.crew.published());
             }
         }
         while !self.ends.is_empty() {
@@ -117,7 +121,7 @@ impl Storm<'_> {
     }
 
     fn faults(&self) -> u64 {
-        self.cluster.deeds.faults.values().sum()
+        self.cluster.crew.count_of_faults()
     }
 
     /// Lets time pass, and ends what ends meanwhile.
@@ -140,8 +144,8 @@ impl Storm<'_> {
 
     fn end(&mut self, end: End) -> Result {
         match end {
-            End::MemberGoesOn(place) => self.cluster.go_on(place),
-            End::MemberJoins(place) => self.cluster.join(place),
+            End::MemberGoesOn(place) => self.cluster.crew.go_on(place),
+            End::MemberJoins(place) => self.cluster.crew.join(place),
             End::BrokerWorks(broker) => self.cluster.mend_broker(broker),
             End::NetworkHeals => {
                 self.cluster.heal();
@@ -158,9 +162,9 @@ impl Storm<'_> {
     /// Whoever is gone comes back some time.
     fn bring_back(&mut self) {
         for place in 0.. {
-            let Some(member) = self.cluster.member(place) else { break };
+            let Some(worker) = self.cluster.crew.worker(place) else { break };
             let end = End::MemberJoins(place);
-            if member == Member::Down && !self.ends.iter().any(|(_, other)| *other == end) {
+            if worker == Worker::Down && !self.ends.iter().any(|(_, other)| *other == end) {
                 self.later(50..4_000, end);
             }
         }
@@ -173,25 +177,25 @@ impl Storm<'_> {
         let lease = crate::arena::millis(kind.lease);
         let what = self.cluster.random.u8(..20);
         let brokers_are_up = self.cluster.brokers_are_up();
-        let is_up = self.cluster.member(place) == Some(Member::Up);
+        let is_up = self.cluster.crew.worker(place) == Some(Worker::Up);
         match what {
-            0..=4 if is_up => self.cluster.kill(place),
+            0..=4 if is_up => self.cluster.crew.kill(place),
             5..=6 if is_up => {
                 self.later(100..lease / 2, End::MemberGoesOn(place));
-                self.cluster.halt(place)
+                self.cluster.crew.halt(place)
             }
             7..=8 if is_up => {
                 self.later(lease + 500..2 * lease, End::MemberGoesOn(place));
-                self.cluster.halt(place)
+                self.cluster.crew.halt(place)
             }
             // Before it listens to the signal, it would die of it.
-            9..=11 if self.cluster.is_at_work(place) => self.cluster.leave(place),
+            9..=11 if self.cluster.crew.is_at_work(place) => self.cluster.crew.leave(place),
             12..=13 if !self.cluster.is_half_open() => {
                 let which = self.some_brokers();
                 self.cluster.cut(&which);
                 Ok(())
             }
-            14 if !self.cluster.is_half_open() && self.cluster.is_at_work(BEHIND_PROXIES) => {
+            14 if !self.cluster.is_half_open() && self.cluster.crew.is_at_work(BEHIND_PROXIES) => {
                 let which = self.some_brokers();
                 self.later(500..3 * lease, End::NetworkHeals);
                 self.cluster.swallow(&which);

@@ -2,7 +2,6 @@
 #![allow(dead_code, reason = "each test program needs a part of it")]
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -14,17 +13,7 @@ use millstream_core::{
 use millstream_kafka::{Kafka, KafkaBuilder, KafkaSource, Tls, Token};
 use tokio::time::timeout;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-pub(crate) fn variable(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("set {name}: `cargo xtask services start kafka` prints it with its value"))
-}
-
-/// In the open, for everybody.
-pub(crate) fn open() -> String {
-    variable("MILLSTREAM_KAFKA")
-}
+use crate::common::{PATIENCE, broker, unique, variable};
 
 /// TLS, no login.
 pub(crate) fn tls() -> String {
@@ -63,16 +52,10 @@ pub(crate) fn trusting() -> Tls {
     Tls::ca(file("ca.pem"))
 }
 
-/// A name that was never used.
-pub(crate) fn unique(name: &str) -> String {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    format!("security.{name}.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
 /// A topic that an administrator made.
 pub(crate) async fn topic(name: &str) -> String {
     let topic = unique(name);
-    let admin = Kafka::builder(open()).connect().await.unwrap().admin();
+    let admin = Kafka::builder(broker()).connect().await.unwrap().admin();
     for name in [topic.clone(), format!("{topic}.dlq"), format!("{topic}.{topic}.park")] {
         admin.ensure_topic(&name, TopicSettings::partitions(1)).await.unwrap();
     }
