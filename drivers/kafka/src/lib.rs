@@ -41,6 +41,7 @@
 mod admin;
 mod arguments;
 mod atomic;
+mod awake;
 mod batches;
 mod cloudevents;
 mod cluster;

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::arguments::{Lies, Metadata};
+use crate::awake::Awake;
 use crate::cluster::Cluster;
 use crate::poll::Listener;
 use crate::positions::Place;
@@ -50,6 +51,8 @@ pub(crate) struct Member {
     /// Where each partition ends, if reading ends at all.
     pub(crate) ends: Option<BTreeMap<i32, i64>>,
     pub(crate) revoke_within: Duration,
+    /// Where there is a group that may go on without it.
+    pub(crate) awake: Option<Awake>,
     /// What handlers are told of where their messages lie.
     pub(crate) metadata: Option<Metadata>,
     /// Held while something is committed.
@@ -159,6 +162,7 @@ impl Member {
             manual,
             ends,
             revoke_within,
+            awake: None,
             metadata: None,
             gate: Mutex::default(),
             client: OnceLock::new(),
@@ -194,6 +198,10 @@ impl Member {
                 Event::Lost(partitions) => Ok(Some(Read::Lost(Lost { partitions }))),
                 Event::Failed(error) => Err(error),
             };
+        }
+        // Its messages may be another's by now. Neither is it at an end: that is for whoever has them to say.
+        if self.awake.as_ref().is_some_and(Awake::is_in_doubt) {
+            return Ok(None);
         }
         if state.fetch(&self.topic, self.metadata.as_ref(), into, limits) {
             return Ok(Some(Read::Deliveries));

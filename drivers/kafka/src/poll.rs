@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
 
+use crate::awake::Awake;
 use crate::cluster::Cluster;
 use crate::ears::Ears;
 use crate::member::{Client, Member, New};
@@ -107,6 +108,10 @@ pub(crate) fn run(client: Arc<Client>, member: &Arc<Member>, cluster: &Cluster) 
             }
             Some(Err(error)) => thread.failed(&error),
             None => {}
+        }
+        if member.awake.as_ref().is_some_and(Awake::see) {
+            // Whoever waits for messages asked in vain meanwhile.
+            member.bell.notify_one();
         }
         thread.let_go();
         if Instant::now() >= thread.not_before {

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use crate::arguments::{self, Metadata};
+use crate::awake::Awake;
 use crate::cluster::Cluster;
 use crate::member::{Client, Member, New, number};
 use crate::poll::{self, Listener};
@@ -127,6 +128,7 @@ impl KafkaReader {
             self.cluster.settings.revoke_within,
         );
         member.metadata = metadata;
+        member.awake = chosen.is_none().then(|| Awake::with_lease(self.cluster.settings.lease));
         if let (Start::Latest, Some(places)) = (request.start, &places) {
             // From now on is now, not when the group has given us partitions.
             member.from = places.iter().map(|(p, place)| (*p, place.end)).collect();
