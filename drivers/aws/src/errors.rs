@@ -197,6 +197,25 @@ fn fix_of(kind: ErrorKind) -> &'static str {
     }
 }
 
+/// The same error for another message.
+pub(crate) fn copy(error: &Error) -> Error {
+    as_kind(error, error.kind())
+}
+
+/// The same error with a kind that fits better what it was about.
+pub(crate) fn as_kind(error: &Error, kind: ErrorKind) -> Error {
+    let context = error.context();
+    let copy = Error::new(kind, &*context.message);
+    let copy = match &context.topic {
+        Some(topic) => copy.topic(topic),
+        None => copy,
+    };
+    match &context.fix {
+        Some(fix) => copy.fix(fix),
+        None => copy,
+    }
+}
+
 /// The chain of causes, in one line, innermost last. What says nothing is left out.
 pub(crate) fn causes(error: &(dyn StdError + 'static)) -> String {
     let mut told: Vec<String> = Vec::new();

@@ -73,7 +73,7 @@ mod tests {
     fn what_a_url_cannot_say_is_refused_without_a_word_of_the_secret() {
         for (url, part) in [
             ("sqs://127.0.0.1:9324", "endpoint="),
-            ("sqs://key:battery/staple@eu-west-1", "path"),
+            ("sqs://key:12/battery@eu-west-1", "path"),
             ("sqs://key@eu-west-1", "without its secret"),
             ("sqs://eu-west-1?session_token=battery", "without both"),
             ("sqs://key:12?battery@eu-west-1", "percent-encoded"),
