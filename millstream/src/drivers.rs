@@ -18,7 +18,8 @@ pub struct Drivers {
 }
 
 /// The schemes of the drivers that come with Millstream, and the feature that turns each on.
-const FEATURES: &[(&str, &str)] = &[("memory", "memory"), ("sqlite", "sqlite"), ("kafka", "kafka")];
+const FEATURES: &[(&str, &str)] =
+    &[("memory", "memory"), ("sqlite", "sqlite"), ("kafka", "kafka"), ("sqs", "sqs"), ("sns", "sns")];
 
 impl Drivers {
     /// No drivers.
@@ -38,6 +39,8 @@ impl Drivers {
                 millstream_sqlite::driver(),
                 #[cfg(feature = "kafka")]
                 millstream_kafka::driver(),
+                #[cfg(any(feature = "sqs", feature = "sns"))]
+                millstream_aws::driver(),
             ],
         }
     }

@@ -42,7 +42,11 @@ pub(crate) enum Done {
 }
 
 /// Does it with each, for at most ten seconds; the outcomes are in no order.
-pub(crate) async fn each<T: Send + Sync>(sqs: &Sqs, url: &str, deeds: Vec<(Held, Deed, T)>) -> Vec<(Held, T, Done)> {
+pub(crate) async fn each<T: Send + Sync>(
+    sqs: &Sqs,
+    url: &str,
+    deeds: Vec<(Held, Deed, T)>,
+) -> Vec<(Held, T, Done)> {
     let (deletes, hides): (Vec<_>, Vec<_>) =
         deeds.into_iter().partition(|(_, deed, _)| *deed == Deed::Delete);
     let mut requests = Vec::new();
@@ -61,7 +65,11 @@ pub(crate) async fn each<T: Send + Sync>(sqs: &Sqs, url: &str, deeds: Vec<(Held,
     done
 }
 
-async fn request<T: Send + Sync>(sqs: &Sqs, url: &str, entries: Vec<(Held, Deed, T)>) -> Vec<(Held, T, Done)> {
+async fn request<T: Send + Sync>(
+    sqs: &Sqs,
+    url: &str,
+    entries: Vec<(Held, Deed, T)>,
+) -> Vec<(Held, T, Done)> {
     let mut tries = Tries::within(SETTLE_WITHIN);
     let mut left: Vec<_> = entries.into_iter().map(Some).collect();
     let mut done = Vec::with_capacity(left.len());

@@ -140,8 +140,7 @@ impl Shelf {
         if state.closing {
             return None;
         }
-        let prefetched = state.waiting.len() + state.asked;
-        let wanted = state.demand.min(PREFETCH).saturating_sub(prefetched);
+        let wanted = state.demand.min(PREFETCH).saturating_sub(state.ready() + state.asked);
         let room = self.max_messages.saturating_sub(state.held.len() + state.asked);
         let free = self.max_bytes.saturating_sub(state.bytes + state.asked * self.max_message);
         // One message always fits.
@@ -196,15 +195,18 @@ impl Shelf {
         }
         let (mut count, mut bytes) = (0, 0);
         let mut index = 0;
+        let mut late: HashSet<String> = HashSet::new();
         while count < limits.messages && index < state.waiting.len() {
             let token = state.waiting[index].token;
-            let Some(held) = state.held.get_mut(&token).filter(|held| held.until > now) else {
-                // It comes again.
+            let Some(held) = state.held.get_mut(&token) else {
                 state.waiting.remove(index);
-                state.drop_held(token);
                 continue;
             };
-            if held.group.as_ref().is_some_and(|group| state.busy.contains(group)) {
+            let over = held.until <= now;
+            let blocked = held.group.as_ref().is_some_and(|g| state.busy.contains(g) || late.contains(g));
+            if over || blocked {
+                // It comes again, and what is behind it in its group may not come before it: the pump sees to both.
+                late.extend(held.group.clone().filter(|_| over));
                 index += 1;
                 continue;
             }
@@ -229,9 +231,10 @@ impl Shelf {
     pub(crate) fn end(&self, token: TokenId) -> Option<Held> {
         let now = Instant::now();
         let mut state = self.lock();
-        let held = state.drop_held(token.id)?;
+        // One whose time is up is left to the pump, which sees to those behind it.
+        state.held.get(&token.id).filter(|held| held.until > now && held.handed_over)?;
         self.changed.notify_one();
-        (held.until > now && held.handed_over).then_some(held)
+        state.drop_held(token.id)
     }
 
     /// Puts one back whose settlement failed without anything having happened.
@@ -275,13 +278,15 @@ impl Shelf {
         let mut groups = Vec::new();
         for token in over {
             state.waiting.retain(|w| w.token != token);
-            groups.extend(state.drop_held(token).filter(|h| h.handed_over).and_then(|h| h.group));
+            groups.extend(state.drop_held(token).and_then(|h| Some((h.group?, h.handed_over))));
         }
         drop(state);
         let mut behind = Vec::new();
-        for group in groups {
+        for (group, handed_over) in groups {
             behind.extend(self.behind(&group));
-            self.free(&group);
+            if handed_over {
+                self.free(&group);
+            }
         }
         behind
     }
@@ -331,6 +336,18 @@ impl Shelf {
 }
 
 impl State {
+    /// How many could be handed over now: of a group that is, or was counted already, none more.
+    fn ready(&self) -> usize {
+        let mut seen = HashSet::new();
+        let groups = self.waiting.iter().filter_map(|w| self.held.get(&w.token)).map(|held| &held.group);
+        groups
+            .filter(|group| match group {
+                Some(group) => !self.busy.contains(group) && seen.insert(group),
+                None => true,
+            })
+            .count()
+    }
+
     fn drop_held(&mut self, token: u64) -> Option<Held> {
         let held = self.held.remove(&token)?;
         self.bytes = self.bytes.saturating_sub(held.size);
@@ -407,6 +424,36 @@ mod tests {
         assert_eq!(narrow.want(), None);
         narrow.close();
         assert_eq!(narrow.want(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_behind_its_group_is_not_what_is_wanted() {
+        let shelf = shelf();
+        take(&shelf, 3);
+        assert_eq!(shelf.want(), Some(3));
+        let all = [("a1", "a"), ("a2", "a"), ("a3", "a")];
+        shelf.arrive(3, all.into_iter().map(|(id, g)| fetched(id, Some(g))).collect(), Instant::now());
+        assert_eq!(ids(&take(&shelf, 3)), ["a1"]);
+        assert!(take(&shelf, 2).is_empty());
+        assert_eq!(shelf.want(), Some(2), "two of other groups");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_goes_on_after_one_of_it_was_late() {
+        let shelf = shelf();
+        let all = [("a1", "a"), ("a2", "a")];
+        shelf.arrive(2, all.into_iter().map(|(id, g)| fetched(id, Some(g))).collect(), Instant::now());
+        let late = take(&shelf, 2);
+        tokio::time::advance(Duration::from_secs(20)).await;
+        for held in shelf.aging() {
+            assert!(shelf.extended(held.token, Instant::now()));
+        }
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert!(shelf.end(late[0].token.id()).is_none());
+        assert!(take(&shelf, 2).is_empty(), "the second may not come before the first");
+        assert_eq!(shelf.expire().len(), 1);
+        shelf.arrive(1, vec![fetched("a1", Some("a"))], Instant::now());
+        assert_eq!(ids(&take(&shelf, 2)), ["a1"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,7 +30,8 @@ impl Harness for Server {
                 .connect()
                 .await?;
             // Polls of one second: cases close their members all the time, and each waits for its polls to come back.
-            let sqs = aws.sqs().queues(self.queues).lease(Duration::from_secs(4)).wait(Duration::from_secs(1));
+            let sqs =
+                aws.sqs().queues(self.queues).lease(Duration::from_secs(4)).wait(Duration::from_secs(1));
             Ok(sqs.open()?.connection())
         })
     }
@@ -45,8 +46,5 @@ impl Harness for Server {
 }
 
 fn main() -> ExitCode {
-    conformance::main(vec![
-        ("standard", || server(Queues::Standard)),
-        ("fifo", || server(Queues::Fifo)),
-    ])
+    conformance::main(vec![("standard", || server(Queues::Standard)), ("fifo", || server(Queues::Fifo))])
 }
