@@ -22,6 +22,8 @@ const FEATURES: &[(&str, &str)] = &[
     ("memory", "memory"),
     ("sqlite", "sqlite"),
     ("kafka", "kafka"),
+    ("sqs", "sqs"),
+    ("sns", "sns"),
     ("folder", "objects"),
     ("s3", "s3"),
     ("gs", "gcs"),
@@ -46,6 +48,8 @@ impl Drivers {
                 millstream_sqlite::driver(),
                 #[cfg(feature = "kafka")]
                 millstream_kafka::driver(),
+                #[cfg(any(feature = "sqs", feature = "sns"))]
+                millstream_aws::driver(),
                 #[cfg(feature = "objects")]
                 millstream_objects::driver(),
             ],
