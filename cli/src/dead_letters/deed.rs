@@ -250,6 +250,10 @@ fn go_on(args: impl Iterator<Item = String>, after: Option<u64>, left: Option<u6
         match &*arg {
             "--after" | "--limit" => drop(args.next()),
             _ if arg.starts_with("--after=") || arg.starts_with("--limit=") => {}
+            _ if arg.starts_with("--") && arg.contains("://") => match arg.split_once('=') {
+                Some((name, url)) => command.push(format!("{name}={}", quoted(&without_password(url)))),
+                None => command.push(quoted(&arg)),
+            },
             _ if arg.contains("://") => command.push(quoted(&without_password(&arg))),
             _ => command.push(quoted(&arg)),
         }

@@ -1,0 +1,50 @@
+//! The conformance suite on a server that speaks SQS, with standard and with FIFO queues.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use millstream_aws::{Aws, Queues};
+use millstream_core::{BoxFuture, Connection, Result};
+use millstream_testkit::conformance::{self, Harness, Scale};
+
+struct Server {
+    endpoint: String,
+    queues: Queues,
+}
+
+fn server(queues: Queues) -> Server {
+    // Never skipped in silence: who has no server is told how to get one.
+    let endpoint = std::env::var("MILLSTREAM_SQS").expect(
+        "set MILLSTREAM_SQS to a server that speaks SQS: `cargo xtask services start elasticmq` starts one and prints it",
+    );
+    Server { endpoint, queues }
+}
+
+impl Harness for Server {
+    fn connect(&self) -> BoxFuture<'_, Result<Connection>> {
+        Box::pin(async {
+            let aws = Aws::builder()
+                .region("eu-west-1")
+                .endpoint(self.endpoint.clone())
+                .credentials("test", "test")
+                .connect()
+                .await?;
+            // Polls of one second: cases close their members all the time, and each waits for its polls to come back.
+            let sqs =
+                aws.sqs().queues(self.queues).lease(Duration::from_secs(4)).wait(Duration::from_secs(1));
+            Ok(sqs.open()?.connection())
+        })
+    }
+
+    fn scale(&self) -> Scale {
+        let mut scale = Scale::default();
+        scale.quiet = Duration::from_millis(500);
+        scale.patience = Duration::from_secs(20);
+        scale.case = Duration::from_secs(120);
+        scale
+    }
+}
+
+fn main() -> ExitCode {
+    conformance::main(vec![("standard", || server(Queues::Standard)), ("fifo", || server(Queues::Fifo))])
+}
