@@ -4,6 +4,8 @@
 mod admin;
 mod aws;
 #[cfg(feature = "sqs")]
+mod batches;
+#[cfg(feature = "sqs")]
 mod client;
 mod connections;
 #[cfg(feature = "sqs")]
@@ -31,6 +33,8 @@ mod settings;
 mod settler;
 #[cfg(feature = "sqs")]
 mod shelf;
+#[cfg(feature = "sns")]
+mod sns;
 #[cfg(feature = "sqs")]
 mod source;
 #[cfg(feature = "sqs")]
@@ -42,6 +46,8 @@ mod wire;
 mod writer;
 
 pub use aws::{Aws, AwsBuilder};
+#[cfg(feature = "sns")]
+pub use sns::{Sns, SnsAdmin, SnsReader, SnsWriter, Subscription};
 #[cfg(feature = "sqs")]
 pub use {
     admin::SqsAdmin,

@@ -111,14 +111,14 @@ impl SqsBuilder {
     /// # Errors
     /// [`InvalidConfig`](millstream_core::ErrorKind::InvalidConfig) for what SQS cannot do.
     pub fn open(self) -> Result<Sqs> {
-        self.settings.check()?;
-        let known = Arc::new(Known::new(self.aws, self.settings));
+        let known = self.known()?;
         let writer = SqsWriter::new(Arc::clone(&known));
         Ok(Sqs { known, writer })
     }
 
-    #[cfg(feature = "sns")]
-    pub(crate) fn into_parts(self) -> (Aws, Settings) {
-        (self.aws, self.settings)
+    /// What reader, writer and admin share.
+    pub(crate) fn known(self) -> Result<Arc<Known>> {
+        self.settings.check()?;
+        Ok(Arc::new(Known::new(self.aws, self.settings)))
     }
 }
