@@ -10,15 +10,16 @@
 //! - one of the two that had it stood still for so long, or was cut off from the brokers for so long, that the group may
 //!   have taken its partitions, which it learns only afterwards;
 //! - a broker was down or stood still: positions may not have been confirmed before a partition moved;
-//! - nothing was done with it: what a member was handed, and had not handled when the group wanted the partition, is given
-//!   back. That it was handled, the member's own journal tells.
+//! - nothing was done with it, or with one before it in its partition: what a member was handed, and had not handled when
+//!   the group wanted the partition, is given back, and no position passes it. What was handled, the member's own journal
+//!   tells.
 //!
 //! A member that comes, or that leaves in order, explains nothing else, nor does what happens to a third one: whoever
 //! gives a partition back lets its handlers end and commits first. And what lies before a position that the broker
 //! confirmed must never come again, but to one that does not know yet that the group has left it behind: brokers give
 //! records to anybody who asks, and only its positions are refused.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -143,6 +144,7 @@ enum Cause {
     Link,
     Broker,
     GivenBack,
+    BehindGivenBack,
     LeftBehind,
 }
 
@@ -155,9 +157,19 @@ impl Cause {
             Self::Link => "again_after_cut_off_from_brokers",
             Self::Broker => "again_after_broker_fault",
             Self::GivenBack => "given_back_before_it_was_handled",
+            Self::BehindGivenBack => "again_behind_one_given_back",
             Self::LeftBehind => "again_to_one_left_behind",
         }
     }
+}
+
+/// What a life was handed of a partition under one assignment and has not handled, by its place.
+type Unhandled<'a> = HashMap<(usize, u32, &'a str, &'a str), BTreeSet<u64>>;
+
+/// A place's partition, and its number there.
+fn parted(place: &str) -> (&str, u64) {
+    let (partition, number) = place.rsplit_once('/').unwrap_or((place, ""));
+    (partition, number.parse().unwrap_or(0))
 }
 
 /// Who is to blame for duplicates.
@@ -180,6 +192,7 @@ impl Blamed {
         // What a life has of a message: of one that is out of the topic and of the park, a settlement does not say
         // which it means, and counts for none.
         let mut out: HashMap<(usize, &str), Vec<Seat<'_>>> = HashMap::new();
+        let mut unhandled: Unhandled<'_> = HashMap::new();
         for (number, (life, entry)) in told.iter().enumerate() {
             match &entry.record {
                 Record::Delivered { id, topic, worker, epoch, .. } => {
@@ -193,7 +206,12 @@ impl Blamed {
                         is_handled: false,
                         is_settled: false,
                     };
+                    let (partition, position) = parted(place);
+                    unhandled.entry((*life, *epoch, topic, partition)).or_default().insert(position);
                     let Some(had) = seats.insert(seat, now) else { continue };
+                    let holes = unhandled.get(&(had.life, had.epoch, topic, partition));
+                    let is_behind_a_hole =
+                        holes.and_then(|holes| holes.first()).is_some_and(|first| *first < position);
                     let words = |what: &str| {
                         let (before, after) = (&deeds.lives[had.life].name, &deeds.lives[*life].name);
                         let ms = (entry.at - had.at) / MILLI;
@@ -203,7 +221,7 @@ impl Blamed {
                     };
                     let cause = match had.is_settled {
                         true => troubles.is_left_behind(had, now).then_some(Cause::LeftBehind),
-                        false => troubles.cause(had, now),
+                        false => troubles.cause(had, now, is_behind_a_hole),
                     };
                     if let Some(cause) = cause {
                         *blamed.causes.entry(cause).or_default() += 1;
@@ -221,6 +239,10 @@ impl Blamed {
                     for seat in out.get(&(*life, id)).into_iter().flatten() {
                         if let Some(had) = seats.get_mut(seat).filter(|had| had.life == *life) {
                             had.is_handled = true;
+                            let (partition, position) = parted(seat.1);
+                            if let Some(left) = unhandled.get_mut(&(*life, had.epoch, seat.0, partition)) {
+                                left.remove(&position);
+                            }
                         }
                     }
                 }
@@ -231,6 +253,11 @@ impl Blamed {
                         && let Some(had) = seats.get_mut(seat)
                     {
                         had.is_settled = true;
+                        // A dead letter has no effect.
+                        let (partition, position) = parted(seat.1);
+                        if let Some(left) = unhandled.get_mut(&(*life, had.epoch, seat.0, partition)) {
+                            left.remove(&position);
+                        }
                     }
                     of_life.remove(0);
                     if of_life.is_empty() {
@@ -264,7 +291,7 @@ struct Troubles<'a> {
 
 impl Troubles<'_> {
     /// Why what one life had came again.
-    fn cause(&self, had: Had, again: Had) -> Option<Cause> {
+    fn cause(&self, had: Had, again: Had, is_behind_a_hole: bool) -> Option<Cause> {
         let (before, after) = (&self.deeds.lives[had.life], &self.deeds.lives[again.life]);
         let between = (had.at, again.at);
         let is_between = |at: &Option<u64>| at.is_some_and(|at| had.at <= at && at <= again.at);
@@ -280,8 +307,12 @@ impl Troubles<'_> {
             // A client that waited for an answer when it was over may wait until it gives up, and the group may take
             // its partitions a lease later.
             Some(Cause::Broker)
-        } else if !had.is_handled && (had.life, had.epoch) != (again.life, again.epoch) {
+        } else if (had.life, had.epoch) == (again.life, again.epoch) {
+            None
+        } else if !had.is_handled {
             Some(Cause::GivenBack)
+        } else if is_behind_a_hole {
+            Some(Cause::BehindGivenBack)
         } else {
             None
         }
@@ -683,6 +714,28 @@ mod tests {
             storm.deeds.lives[0].killed = Some(storm.at);
         });
         assert_eq!(again, (0, 1));
+    }
+
+    #[test]
+    fn what_was_handled_behind_one_that_is_given_back_comes_again_with_it_and_what_was_before_it_does_not() {
+        let run = |place: &str| {
+            let mut storm = Storm::of(&plain());
+            let first = storm.message.clone();
+            storm.message =
+                Message { id: id_of(|id| id > "5" && Fate::of(id) == Fate::Handled).into(), ..first.clone() };
+            storm.publish(2);
+            storm.deliver_at(0, place);
+            storm.message = first;
+            storm.effect(0);
+            storm.deliver(1);
+            storm.effect(1);
+            storm.settle(1);
+            let row = storm.judge();
+            (row.duplicates_explained, row.duplicates_unexplained)
+        };
+        assert_eq!(run("0/6"), (1, 0));
+        assert_eq!(run("0/8"), (0, 1));
+        assert_eq!(run("1/6"), (0, 1), "of another partition");
     }
 
     #[test]
