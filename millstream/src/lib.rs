@@ -98,6 +98,8 @@ pub use failure::{Failure, FailureKind, Outcome};
 pub use handler::{Batch, Handler, IntoOutcome};
 pub use ids::IdFactory;
 pub use layer::Layer;
+#[cfg(any(feature = "sqs", feature = "sns"))]
+pub use millstream_aws as aws;
 pub use millstream_core as core;
 pub use millstream_core::{
     AsKey, ByteString, Bytes, Codec, Codecs, Connection, DedupStore, Driver, End, Error, ErrorKind, Event,

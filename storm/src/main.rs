@@ -13,6 +13,7 @@ mod children;
 mod crew;
 mod disk;
 mod events;
+mod java;
 mod journal;
 mod judge;
 mod kafka;
@@ -24,6 +25,7 @@ mod proxy;
 mod report;
 mod rounds;
 mod scratch;
+mod sqs;
 mod tables;
 mod tools;
 mod watched;
@@ -60,6 +62,9 @@ enum Command {
     /// One of the members of a group on Kafka that are broken; started by `run`.
     #[command(hide = true)]
     KafkaWorker(kafka::worker::Options),
+    /// One of those that share queues of SQS and are broken; started by `run`.
+    #[command(hide = true)]
+    SqsWorker(sqs::worker::Options),
     /// One that is measured; started by `run`.
     #[command(hide = true)]
     Bulk(bulk::Options),
@@ -98,6 +103,7 @@ fn main() -> ExitCode {
         Command::Run(run) => storm(&run),
         Command::Worker(options) => in_runtime(worker::run(options)).map(|()| true),
         Command::KafkaWorker(options) => in_runtime(kafka::worker::run(options)).map(|()| true),
+        Command::SqsWorker(options) => in_runtime(sqs::worker::run(options)).map(|()| true),
         Command::Bulk(options) => in_runtime(bulk::run(options)).map(|()| true),
         Command::Recorded(options) => in_runtime(profiles::power::run_recorded(options)).map(|()| true),
         Command::Scripted(options) => in_runtime(profiles::ioerror::run_scripted(options)).map(|()| true),

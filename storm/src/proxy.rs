@@ -1,11 +1,12 @@
-//! The network between one member and the brokers: each connection goes through this program, which can cut it, or let
-//! one end die without the other hearing of it.
+//! The network between a worker and its servers: each connection goes through this program, which can cut it, slow it down,
+//! or let one end die without the other hearing of it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crate::Result;
 
@@ -23,6 +24,8 @@ pub(crate) struct Proxy {
 struct Network {
     /// What is sent arrives nowhere, and nobody is told.
     swallows: AtomicBool,
+    /// How long everything takes on its way, in ms.
+    delay: Arc<AtomicU64>,
     links: Mutex<Vec<Arc<Link>>>,
 }
 
@@ -34,6 +37,7 @@ struct Link {
     /// The broker's end is dead, and the client's was not told.
     half_open: AtomicBool,
     over: AtomicBool,
+    delay: Arc<AtomicU64>,
 }
 
 impl Network {
@@ -73,9 +77,16 @@ impl Proxy {
         }
     }
 
-    /// New connections work again. Those that are half open stay so: the client has to find out by itself.
+    /// Whatever is sent takes so long on its way from now on.
+    pub(crate) fn slow_down(&self, by: Duration) {
+        self.network.delay.store(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    /// Connections are quick, and new ones work again. Those that are half open stay so: the client has to find out by
+    /// itself.
     pub(crate) fn heal(&self) {
         self.network.swallows.store(false, Ordering::Release);
+        self.network.delay.store(0, Ordering::Release);
     }
 }
 
@@ -90,7 +101,8 @@ impl Network {
         client.set_nodelay(true)?;
         broker.set_nodelay(true)?;
         let (half_open, over) = (AtomicBool::new(false), AtomicBool::new(false));
-        let link = Arc::new(Link { client, broker, half_open, over });
+        let delay = Arc::clone(&self.delay);
+        let link = Arc::new(Link { client, broker, half_open, over, delay });
         let mut links = self.links();
         links.retain(|link| !link.over.load(Ordering::Acquire));
         links.push(Arc::clone(&link));
@@ -112,6 +124,7 @@ impl Link {
     fn carry(&self, mut from: &TcpStream, mut to: &TcpStream) {
         let mut bytes = vec![0; CARRIED];
         while let Ok(count @ 1..) = from.read(&mut bytes) {
+            thread::sleep(Duration::from_millis(self.delay.load(Ordering::Acquire)));
             if self.half_open.load(Ordering::Acquire) || to.write_all(&bytes[..count]).is_err() {
                 break;
             }
@@ -136,7 +149,7 @@ fn discard(from: &mut impl std::io::Read) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::Instant;
 
     use super::*;
 
@@ -184,6 +197,17 @@ mod tests {
         proxy.cut();
         assert!(matches!(client.read(&mut [0; 16]), Ok(0) | Err(_)));
         assert_eq!(echo(&mut connect(&proxy)), Some(5));
+    }
+
+    #[test]
+    fn a_slow_connection_takes_its_time_until_it_is_healed() {
+        let (proxy, mut client) = connected();
+        proxy.slow_down(Duration::from_millis(40));
+        let begun = Instant::now();
+        assert_eq!(echo(&mut client), Some(5));
+        assert!(begun.elapsed() >= Duration::from_millis(80), "there and back");
+        proxy.heal();
+        assert_eq!(echo(&mut client), Some(5));
     }
 
     #[test]

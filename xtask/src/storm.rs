@@ -32,9 +32,11 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result {
     install();
     let mut run = program(&options.scale).arg("--at-once").arg(options.at_once.to_string());
-    match services::kafka_jars() {
-        Ok(jars) => run = run.env(JARS, jars.to_string_lossy()),
-        Err(why) => eprintln!("{why}"),
+    for (variable, jars) in [(KAFKA, services::kafka_jars()), (ELASTICMQ, services::elasticmq_jars())] {
+        match jars {
+            Ok(jars) => run = run.env(variable, jars.to_string_lossy()),
+            Err(why) => eprintln!("{why}"),
+        }
     }
     if let Some(seed) = options.seed {
         run = run.arg("--seed").arg(seed.to_string());
@@ -53,8 +55,9 @@ fn program(scale: &str) -> Run {
     Run::cargo("run --release --package millstream-storm -- run --scale").arg(scale)
 }
 
-/// The variable by which the program finds Kafka's jars.
-const JARS: &str = "MILLSTREAM_KAFKA_JARS";
+/// The variables by which the program finds the jars of its servers.
+const KAFKA: &str = "MILLSTREAM_KAFKA_JARS";
+const ELASTICMQ: &str = "MILLSTREAM_ELASTICMQ_JARS";
 
 /// Installs what some profiles need. Without it they are skipped, and say why.
 fn install() {
@@ -82,7 +85,7 @@ pub(crate) fn ci() -> Result<Outcome> {
     install();
     // They mostly wait.
     let mut run = program("ci").args(["--at-once", "3", "--json"]).arg(json.to_string_lossy());
-    // Kafka's is too young and too long to be among the checks: `cargo xtask storm kafka`.
+    // Those of servers take too long to be among the checks: `cargo xtask storm kafka aws`.
     run = run.args(["sqlite", "memory"]);
     if let Some(seed) = seed_of_commit() {
         run = run.arg("--seed").arg(seed.to_string());

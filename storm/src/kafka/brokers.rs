@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::Result;
 use crate::proxy::Proxy;
+use crate::{Result, java};
 
 /// How many there are. All that is written lies on each, and two must have it.
 pub(crate) const BROKERS: usize = 3;
@@ -26,15 +26,7 @@ const START_WITHIN: Duration = Duration::from_secs(90);
 
 /// The folder of Kafka's jars, or why there is no Kafka.
 pub(crate) fn jars() -> Result<PathBuf, String> {
-    let Some(folder) = std::env::var_os(JARS).map(PathBuf::from) else {
-        return Err(format!("{JARS} names no folder with Kafka's jars; `cargo xtask storm kafka` sets it"));
-    };
-    let mut java = Command::new("java");
-    java.arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    match java.status() {
-        Ok(status) if status.success() => Ok(folder),
-        _ => Err("`java` does not start: install a Java runtime, 17 or newer".to_owned()),
-    }
+    java::jars(JARS, "kafka")
 }
 
 /// The cluster.
@@ -180,8 +172,8 @@ impl Brokers {
     }
 
     fn java(&self, options: &[&str]) -> Command {
-        let mut java = bound("java");
-        java.args(options).arg("-cp").arg(self.jars.join("*"));
+        let mut java = java::on(&self.jars);
+        java.args(options);
         java
     }
 
@@ -252,19 +244,6 @@ impl Drop for Brokers {
             let _ = child.wait();
         }
     }
-}
-
-/// A program that dies with this one, also if this one is killed; where that cannot be had, just the program.
-fn bound(program: &str) -> Command {
-    let mut probe = Command::new("setpriv");
-    probe.args(["--pdeathsig", "KILL", "true"]);
-    probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    if !probe.status().is_ok_and(|status| status.success()) {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", program]);
-    command
 }
 
 fn addresses(ports: impl Iterator<Item = u16>) -> String {

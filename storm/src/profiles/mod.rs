@@ -15,6 +15,7 @@ pub(crate) mod power;
 mod replaced;
 mod sigterm;
 mod soak;
+mod sqs;
 mod stop;
 mod timens;
 
@@ -26,6 +27,7 @@ use millstream_testkit::ledger::Ledger;
 use crate::arena::{Arena, Kind};
 use crate::kafka::worker::Sharing;
 use crate::report::Row;
+use crate::sqs::worker::Sort;
 use crate::{Result, judge, scratch};
 
 /// How much of it.
@@ -102,6 +104,10 @@ pub(crate) enum Profile {
     KafkaCluster,
     #[value(name = "kafka-cooperative")]
     KafkaCooperative,
+    #[value(name = "aws-standard")]
+    AwsStandard,
+    #[value(name = "aws-fifo")]
+    AwsFifo,
 }
 
 /// The profiles that a word means.
@@ -150,6 +156,8 @@ impl Profile {
             Self::MemorySoak => "memory-soak",
             Self::KafkaCluster => "kafka-cluster",
             Self::KafkaCooperative => "kafka-cooperative",
+            Self::AwsStandard => "aws-standard",
+            Self::AwsFifo => "aws-fifo",
         }
     }
 
@@ -177,6 +185,10 @@ impl Profile {
                 "three brokers and four members, killed and stopped, and the network between them"
             }
             Self::KafkaCooperative => "the same with cooperative rebalancing",
+            Self::AwsStandard => {
+                "four workers on standard queues of SQS, killed and stopped, the server and the network"
+            }
+            Self::AwsFifo => "the same on FIFO queues, with order per key",
         }
     }
 
@@ -202,6 +214,8 @@ impl Profile {
             Self::MemorySoak => soak::memory(scale),
             Self::KafkaCluster => kafka::cluster(scale, Sharing::Range, seed),
             Self::KafkaCooperative => kafka::cluster(scale, Sharing::Cooperative, seed),
+            Self::AwsStandard => sqs::queues(scale, Sort::Standard, seed),
+            Self::AwsFifo => sqs::queues(scale, Sort::Fifo, seed),
         }
     }
 }

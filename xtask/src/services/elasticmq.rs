@@ -1,6 +1,6 @@
 //! ElasticMQ: Amazon's SQS in memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::java::{self, Java};
@@ -14,6 +14,11 @@ const PROGRAM: Java = Java {
     version: "1.6.14",
     jars: &[("org.elasticmq", "elasticmq-server_2.13", "1.6.14")],
 };
+
+/// The folder of its jars, which are brought into the cache if they are not there.
+pub(super) fn jars() -> Result<PathBuf> {
+    PROGRAM.install()
+}
 
 pub(super) struct ElasticMq;
 

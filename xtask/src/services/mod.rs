@@ -138,6 +138,11 @@ pub(crate) fn kafka_jars() -> Result<std::path::PathBuf> {
     kafka::install()
 }
 
+/// The same of ElasticMQ.
+pub(crate) fn elasticmq_jars() -> Result<std::path::PathBuf> {
+    elasticmq::jars()
+}
+
 /// The servers that tests need, running as long as this lives.
 pub(crate) struct Servers {
     /// Where tests find them.
