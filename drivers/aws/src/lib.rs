@@ -1,15 +1,21 @@
 //! The drivers of Millstream for Amazon's services, on the AWS SDK.
 
+#![cfg_attr(not(feature = "sqs"), allow(dead_code, reason = "the connection serves what is turned off, too"))]
+
 #[cfg(feature = "sqs")]
 mod admin;
 mod aws;
 #[cfg(feature = "sqs")]
 mod client;
 mod connections;
+#[cfg(any(feature = "sqs", feature = "dynamodb"))]
+mod create;
 #[cfg(feature = "sqs")]
 mod doctor;
 #[cfg(feature = "sqs")]
 mod driver;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod errors;
 mod io;
 #[cfg(feature = "sqs")]
@@ -42,6 +48,10 @@ mod wire;
 mod writer;
 
 pub use aws::{Aws, AwsBuilder};
+#[cfg(any(feature = "sqs", feature = "dynamodb"))]
+pub use create::Create;
+#[cfg(feature = "dynamodb")]
+pub use dynamodb::{DynamoDedupStore, DynamoDedupStoreBuilder};
 #[cfg(feature = "sqs")]
 pub use {
     admin::SqsAdmin,
@@ -49,7 +59,6 @@ pub use {
     leases::SqsLeases,
     names::Queues,
     reader::SqsReader,
-    settings::Create,
     settler::SqsSettler,
     source::SqsSource,
     sqs::{Sqs, SqsBuilder},

@@ -6,17 +6,7 @@ use millstream_core::{Error, ErrorKind, Result};
 
 use crate::names::Queues;
 
-/// Whether queues are made, looked for, or taken for granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Create {
-    /// A queue that is not there is made.
-    #[default]
-    Missing,
-    /// A queue that is not there is an error.
-    Never,
-    /// Only its address is asked for, never its settings: for users without the right to.
-    Assume,
-}
+pub(crate) use crate::create::Create;
 
 /// Everything a connection to queues is told.
 #[derive(Debug, Clone)]

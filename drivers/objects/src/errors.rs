@@ -33,6 +33,9 @@ fn kind_of_answer(error: &StoreError) -> ErrorKind {
         Some(HttpErrorKind::Timeout) => ErrorKind::Timeout,
         Some(_) => ErrorKind::Unavailable,
         None => match status(error) {
+            // Listing says so of a bucket that is not there, or not ours.
+            Some(404) => ErrorKind::NotFound,
+            Some(401 | 403) => ErrorKind::Denied,
             Some(413) => ErrorKind::TooLarge,
             Some(408 | 425 | 429) | None => ErrorKind::Unavailable,
             // It will say the same again.
@@ -162,7 +165,11 @@ mod tests {
         let page = "Server returned non-2xx status code: 503 Service Unavailable: <Error><Code>SlowDown</Code><Message>…";
         let told = of(generic(page), "the message was not stored", "the bucket b");
         assert_eq!(told.kind(), ErrorKind::Unavailable);
-        assert!(told.to_string().starts_with("the message was not stored: the store answered 503 SlowDown: check"), "{told}");
+        assert!(
+            told.to_string()
+                .starts_with("the message was not stored: the store answered 503 SlowDown: check"),
+            "{told}"
+        );
         let told = of(generic("status code: 400 Bad Request: what"), "x", "y");
         assert!(told.kind() == ErrorKind::InvalidConfig && !told.is_retryable(), "{told}");
     }

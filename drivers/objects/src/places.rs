@@ -47,9 +47,7 @@ impl Folder {
     }
 
     fn open(&self) -> Result<LocalFileSystem> {
-        let failed = |kind, what: &str| {
-            Error::new(kind, format!("the folder {:?} {what}", self.path))
-        };
+        let failed = |kind, what: &str| Error::new(kind, format!("the folder {:?} {what}", self.path));
         if self.create == Create::Missing {
             std::fs::create_dir_all(&self.path).map_err(|e| {
                 failed(ErrorKind::Io, "cannot be made").source(e).fix("check its path, and the rights on it")
@@ -339,11 +337,9 @@ impl Place {
             Ok(Opened { store, durability: Durability::Replicated, sorted: true })
         };
         match &self.kind {
-            Kind::Folder(folder) => Ok(Opened {
-                store: Arc::new(folder.open()?),
-                durability: Durability::Disk,
-                sorted: false,
-            }),
+            Kind::Folder(folder) => {
+                Ok(Opened { store: Arc::new(folder.open()?), durability: Durability::Disk, sorted: false })
+            }
             #[cfg(feature = "s3")]
             Kind::S3(bucket) => of_cloud(bucket.open(within)),
             #[cfg(feature = "gcs")]

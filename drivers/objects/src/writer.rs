@@ -142,7 +142,9 @@ impl Inner {
             }
         }
         let what = format!("{NAMES} objects of the same millisecond are in its way");
-        Put::Refused(Error::new(ErrorKind::Full, what).topic(&*object.topic).fix("it is tried again; purge the topic"))
+        Put::Refused(
+            Error::new(ErrorKind::Full, what).topic(&*object.topic).fix("it is tried again; purge the topic"),
+        )
     }
 
     /// Whether an object holds these messages, whatever else is said of them.
@@ -179,7 +181,9 @@ impl Writer for ObjectsWriter {
         let inner = &*self.inner;
         let is_open = inner.is_open.read().await;
         if !*is_open {
-            return Err(Error::new(ErrorKind::BusIsShutdown, "the writer is closed").fix("open the place anew"));
+            return Err(
+                Error::new(ErrorKind::BusIsShutdown, "the writer is closed").fix("open the place anew")
+            );
         }
         let mut outcomes: Vec<Option<WriteOutcome>> = batch.iter().map(|_| None).collect();
         let objects = inner.objects(&batch, &mut outcomes);
