@@ -5,7 +5,7 @@ use std::io;
 
 use millstream_core::{Error, ErrorKind};
 use object_store::Error as StoreError;
-#[cfg(feature = "cloud")]
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 use object_store::client::{HttpError, HttpErrorKind};
 
 /// What an error means to a program.
@@ -27,7 +27,7 @@ pub(crate) fn kind_of(error: &StoreError) -> ErrorKind {
     }
 }
 
-#[cfg(feature = "cloud")]
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 fn kind_of_answer(error: &StoreError) -> ErrorKind {
     match cause::<HttpError>(error).map(HttpError::kind) {
         Some(HttpErrorKind::Timeout) => ErrorKind::Timeout,
@@ -45,7 +45,7 @@ fn kind_of_answer(error: &StoreError) -> ErrorKind {
     }
 }
 
-#[cfg(not(feature = "cloud"))]
+#[cfg(not(any(feature = "s3", feature = "gcs", feature = "azure")))]
 fn kind_of_answer(_: &StoreError) -> ErrorKind {
     ErrorKind::Io
 }
@@ -159,7 +159,7 @@ mod tests {
         assert!(told.kind() == ErrorKind::Io && told.is_retryable(), "{told}");
     }
 
-    #[cfg(feature = "cloud")]
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
     #[test]
     fn an_answer_is_told_by_its_code_alone() {
         let page = "Server returned non-2xx status code: 503 Service Unavailable: <Error><Code>SlowDown</Code><Message>…";

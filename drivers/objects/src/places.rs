@@ -326,9 +326,12 @@ pub(crate) struct Opened {
 impl Place {
     /// Opens it; nothing is asked yet. No request takes longer than a third of this time, and a second and a third one
     /// follow it at most.
-    #[cfg_attr(not(feature = "cloud"), expect(unused_variables, reason = "folders have no requests"))]
+    #[cfg_attr(
+        not(any(feature = "s3", feature = "gcs", feature = "azure")),
+        expect(unused_variables, reason = "folders have no requests")
+    )]
     pub(crate) fn open(&self, within: Duration) -> Result<Opened> {
-        #[cfg(feature = "cloud")]
+        #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
         let of_cloud = |opened: object_store::Result<Arc<dyn ObjectStore>>| {
             let store = opened.map_err(|e| {
                 Error::new(ErrorKind::InvalidConfig, format!("{self} cannot be used as it is described: {e}"))
@@ -365,7 +368,7 @@ impl fmt::Display for Place {
 }
 
 /// What the clients of all clouds are told.
-#[cfg(feature = "cloud")]
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod cloud {
     use std::time::Duration;
 

@@ -202,6 +202,14 @@ impl Writer for ObjectsWriter {
         Ok(WriteReport::each(outcomes.into_iter().map(|told| told.unwrap_or_else(unheard)).collect()))
     }
 
+    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
+        let outcome = |message| match self.inner.line(message) {
+            Ok(_) => WriteOutcome::Written(None),
+            Err(error) => WriteOutcome::Failed(error),
+        };
+        Ok(WriteReport::each(batch.iter().map(outcome).collect()))
+    }
+
     async fn close(&self) -> Result<()> {
         *self.inner.is_open.write().await = false;
         Ok(())

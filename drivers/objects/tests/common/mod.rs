@@ -196,8 +196,17 @@ pub(crate) async fn what_cannot_be_written_is_told_and_the_rest_is_written(build
     large.data = Some(vec![0; 1_000].into());
     let batch = vec![large, letter("1", 60), back, long];
 
-    let outcomes = objects.writer().write(batch).await.unwrap().into_outcomes();
+    let checked = objects.writer().check(&batch).await.unwrap().into_outcomes();
+    let written = objects.writer().write(batch).await.unwrap().into_outcomes();
 
+    for outcomes in [checked, written] {
+        told(&outcomes);
+    }
+    assert_eq!(ids(&objects).await, ["1"]);
+}
+
+/// Of the four: the first, third and last are refused, each for its reason.
+fn told(outcomes: &[WriteOutcome]) {
     let kinds: Vec<_> = outcomes
         .iter()
         .map(|outcome| match outcome {
@@ -208,7 +217,6 @@ pub(crate) async fn what_cannot_be_written_is_told_and_the_rest_is_written(build
         .collect();
     let refused = [ErrorKind::TooLarge, ErrorKind::Unsupported, ErrorKind::InvalidMessage].map(Some);
     assert_eq!(kinds, [refused[0], None, refused[1], refused[2]]);
-    assert_eq!(ids(&objects).await, ["1"]);
 }
 
 pub(crate) async fn a_writer_that_is_closed_refuses(builder: ObjectsBuilder) {
