@@ -14,14 +14,14 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
-use crate::client::Sqs;
 use crate::errors::Failure;
-use crate::queues::Queue;
-use crate::receipts;
 use crate::retry::{Repeat, Tries};
-use crate::settings::seconds;
-use crate::shelf::{Fetched, Shelf};
-use crate::wire::{self, Came};
+use crate::sqs::client::Sqs;
+use crate::sqs::queues::Queue;
+use crate::sqs::receipts;
+use crate::sqs::settings::seconds;
+use crate::sqs::shelf::{Fetched, Shelf};
+use crate::sqs::wire::{self, Came};
 
 /// Polls beside each other. More bring nothing.
 const POLLS: usize = 16;

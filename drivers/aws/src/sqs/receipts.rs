@@ -10,11 +10,11 @@ use futures_util::stream;
 use millstream_core::{Error, ErrorKind};
 use tokio::time::Instant;
 
-use crate::client::Sqs;
 use crate::errors::{self, Failure, Fate};
 use crate::retry::{Repeat, Tries};
-use crate::settings::{BATCH, SETTLE_WITHIN};
-use crate::shelf::{Held, Shelf};
+use crate::sqs::client::Sqs;
+use crate::sqs::settings::{BATCH, SETTLE_WITHIN};
+use crate::sqs::shelf::{Held, Shelf};
 
 /// Requests beside each other.
 const BESIDE: usize = 16;

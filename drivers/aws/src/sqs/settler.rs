@@ -7,10 +7,10 @@ use millstream_core::{
 };
 use tokio::time::Instant;
 
-use crate::queues::{Known, Queue};
-use crate::receipts::{self, Deed, Done};
-use crate::settings::seconds;
-use crate::shelf::{Held, Shelf};
+use crate::sqs::queues::{Known, Queue};
+use crate::sqs::receipts::{self, Deed, Done};
+use crate::sqs::settings::seconds;
+use crate::sqs::shelf::{Held, Shelf};
 
 /// Takes the verdicts of one subscription.
 #[derive(Debug)]

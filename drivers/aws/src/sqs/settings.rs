@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millstream_core::{Error, ErrorKind, Result};
 
-use crate::names::Queues;
+use crate::sqs::names::Queues;
 
 /// Whether queues are made, looked for, or taken for granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

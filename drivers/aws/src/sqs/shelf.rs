@@ -12,7 +12,7 @@ use millstream_core::{Delivery, Epoch, Error, Message, PartitionId, ReadLimits, 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::settings::{BATCH, LONGEST_IN_FLIGHT};
+use crate::sqs::settings::{BATCH, LONGEST_IN_FLIGHT};
 
 /// Of how many messages it is remembered that they were given back unread.
 const REMEMBERED: usize = 10_000;

@@ -9,12 +9,12 @@ use bytestring::ByteString;
 use millstream_core::{Error, ErrorKind, Result};
 
 use crate::aws::{ANSWER_WITHIN, Aws, Purpose};
-use crate::client::Sqs;
 use crate::errors::Failure;
-use crate::names::{self, FIFO, Kind, Taken};
 use crate::retry::{Repeat, Tries};
-use crate::settings::{Create, Settings, USUAL_LIMIT};
-use crate::shelf::Shelf;
+use crate::sqs::client::Sqs;
+use crate::sqs::names::{self, FIFO, Kind, Taken};
+use crate::sqs::settings::{Create, Settings, USUAL_LIMIT};
+use crate::sqs::shelf::Shelf;
 
 /// The tag that says what topic a queue is of: its name has dashes for dots.
 pub(crate) const TOPIC_TAG: &str = "millstream-topic";
