@@ -95,6 +95,8 @@ async fn request<T: Send + Sync>(
                 let said = errors::said_by(&refused.code, &message, 400, "the message was not settled").error;
                 // Whatever is wrong with the handle: it does not settle anything any more.
                 let done_so = match said.kind() {
+                    // An attempt without an answer may be why.
+                    ErrorKind::LeaseLost if tries.unknown => Done::Unknown(said),
                     ErrorKind::LeaseLost | ErrorKind::InvalidConfig | ErrorKind::NotFound => Done::Lost,
                     _ => Done::No(said),
                 };
