@@ -175,7 +175,8 @@ async fn a_url_is_all_it_takes_and_no_secret_is_shown() {
     let url =
         format!("sqs://AKIDSHOWN:battery@eu-west-1?queues=fifo&lease=5s&endpoint={}", server::endpoint());
     let connection = driver().connect(Endpoint::parse(&url).unwrap()).await.unwrap();
-    let shown = format!("{connection:?}");
+    let aws = Aws::builder().region("eu-west-1").credentials("AKIDSHOWN", "battery").connect().await.unwrap();
+    let shown = format!("{connection:?} {:?} {aws:?}", aws.sqs().open().unwrap());
     assert!(!shown.contains("battery") && !shown.contains("AKIDSHOWN"), "{shown}");
     assert_eq!(connection.reader.capabilities().lease, Some(Duration::from_secs(5)));
     for (url, part) in [

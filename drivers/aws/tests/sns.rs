@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use millstream_aws::{Create, Queues, Sns, SnsReader, SqsBuilder, Subscription};
 use millstream_core::admin::Weight;
 use millstream_core::{
-    Admin as _, Delivery, ErrorKind, Message, OpenRequest, Opened, ReadLimits, Reader, Settlement,
+    Admin as _, Delivery, ErrorKind, Message, OpenRequest, Opened, ReadLimits, Reader, Settled, Settlement,
     Settler as _, Source as _, Writer as _,
 };
 use tokio::time::timeout;
@@ -66,7 +66,7 @@ impl Member {
 
     async fn ack(&mut self, deliveries: Vec<Delivery>) {
         let batch = deliveries.into_iter().map(|d| Settlement::ack(d.token)).collect();
-        assert!(self.0.settler.settle(batch).await.iter().all(|settled| settled.is_done()));
+        assert!(self.0.settler.settle(batch).await.iter().all(Settled::is_done));
     }
 }
 
@@ -75,7 +75,7 @@ fn message(topic: &str, n: usize) -> Message {
         .with_id(n.to_string())
         .with_key(format!("customer {}", n % 3))
         .with_content_type("application/json")
-        .with_header("tenant", if n % 2 == 0 { "acme" } else { "other" })
+        .with_header("tenant", if n.is_multiple_of(2) { "acme" } else { "other" })
         .with_time(UNIX_EPOCH + Duration::from_millis(1_764_000_000_123))
 }
 

@@ -27,7 +27,7 @@ impl SqsLeases {
 
 impl Leases for SqsLeases {
     async fn connect(&mut self) -> Result<()> {
-        self.sqs = Some(Sqs::new(&self.aws, Purpose::Leases));
+        self.sqs = Some(Sqs::new(&self.aws, Purpose::Leases(self.shelf.lease)));
         Ok(())
     }
 

@@ -42,7 +42,7 @@ pub(crate) struct Pump {
 impl Pump {
     /// Runs until the shelf is closed and the last poll has come back.
     pub(crate) async fn run(self) {
-        let beat = self.shelf.lease / 8;
+        let beat = self.shelf.lease / 16;
         let mut next_beat = Instant::now() + beat;
         let mut polling = FuturesUnordered::new();
         let (mut most, mut pause, mut not_before) = (1, PAUSE.0, Instant::now());
