@@ -18,8 +18,17 @@ pub struct Drivers {
 }
 
 /// The schemes of the drivers that come with Millstream, and the feature that turns each on.
-const FEATURES: &[(&str, &str)] =
-    &[("memory", "memory"), ("sqlite", "sqlite"), ("kafka", "kafka"), ("sqs", "sqs"), ("sns", "sns")];
+const FEATURES: &[(&str, &str)] = &[
+    ("memory", "memory"),
+    ("sqlite", "sqlite"),
+    ("kafka", "kafka"),
+    ("sqs", "sqs"),
+    ("sns", "sns"),
+    ("folder", "objects"),
+    ("s3", "s3"),
+    ("gs", "gcs"),
+    ("az", "azure"),
+];
 
 impl Drivers {
     /// No drivers.
@@ -41,6 +50,8 @@ impl Drivers {
                 millstream_kafka::driver(),
                 #[cfg(any(feature = "sqs", feature = "sns"))]
                 millstream_aws::driver(),
+                #[cfg(feature = "objects")]
+                millstream_objects::driver(),
             ],
         }
     }

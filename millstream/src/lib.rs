@@ -110,6 +110,8 @@ pub use millstream_core::{
 #[cfg(feature = "kafka")]
 pub use millstream_kafka as kafka;
 pub use millstream_macros::Event;
+#[cfg(feature = "objects")]
+pub use millstream_objects as objects;
 pub use policy::{Batching, DeadLetterTarget, Execution, MaxGap, Ordering, OtherTypes, Outage, Policy};
 pub use publisher::{PublishOptions, Publisher};
 pub use registry::EventRegistry;

@@ -47,6 +47,9 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Measures Millstream beside its peers, as ratios of one run.
     Bench(bench::Options),
+    /// Runs a server in a network of its own, and passes on what is said to it: `services` starts it.
+    #[command(hide = true)]
+    Relay(services::Relay),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::Sim(options) => sim::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Relay(options) => services::relay(&options),
         Task::Data => data::flights().map(|path| println!("{}", path.display())).map_err(Error::from),
     };
     match outcome {

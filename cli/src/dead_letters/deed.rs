@@ -250,6 +250,10 @@ fn go_on(args: impl Iterator<Item = String>, after: Option<u64>, left: Option<u6
         match &*arg {
             "--after" | "--limit" => drop(args.next()),
             _ if arg.starts_with("--after=") || arg.starts_with("--limit=") => {}
+            _ if arg.starts_with("--") && arg.contains("://") => match arg.split_once('=') {
+                Some((name, url)) => command.push(format!("{name}={}", quoted(&without_password(url)))),
+                None => command.push(quoted(&arg)),
+            },
             _ if arg.contains("://") => command.push(quoted(&without_password(&arg))),
             _ => command.push(quoted(&arg)),
         }
@@ -413,6 +417,14 @@ mod tests {
         assert_eq!(go_on(&again, Some(7), Some(2)), format!("{command} --limit 2"));
         let secret = ["m", "dead-letters", "redrive", "kafka://ann:secret@host", "orders"];
         assert!(!go_on(&secret, None, None).contains("secret"));
+        for to in [&["--to", "kafka://ann:secret@host"][..], &["--to=kafka://ann:secret@host"]] {
+            let line = go_on(
+                &[&["m", "dead-letters", "redrive", "folder:///letters", "orders"], to].concat(),
+                None,
+                None,
+            );
+            assert!(line.contains("ann:***@host") && !line.contains("secret"), "{line}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,8 +9,10 @@ mod filter;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use millstream::core::erased::DynAdmin;
 use millstream::{Bus, DeadLetters, Error, ErrorKind, Result};
 
 use self::deed::{Deed, Pace};
@@ -53,6 +55,9 @@ enum Command {
         /// So many at most in a time: 50/s, 10/m, 500/h
         #[arg(long, value_name = "N/s", value_parser = moment::rate, help_heading = DOING)]
         rate: Option<Rate>,
+        /// The broker that they go back to, where they lie elsewhere, such as in s3://bucket
+        #[arg(long, value_name = "URL", help_heading = DOING)]
+        to: Option<String>,
     },
     /// Removes dead letters for good
     Discard {
@@ -69,7 +74,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Which {
-    /// The broker, such as sqlite://app.db
+    /// Where they lie: the broker, such as sqlite://app.db, or the store that they were written to
     url: String,
     /// The topic whose messages they were
     topic: String,
@@ -97,9 +102,20 @@ pub(crate) async fn run(options: &Options, form: Form) -> Ended {
         Command::Discard { which, .. } => (which, What::Do(Deed::Discard, Pace::new(None))),
     };
     let mut stop = Stop::watch()?;
-    let bus = Bus::from_connection(broker::look(&which.url).await?);
-    let letters = bus.dead_letters(which.topic.clone());
-    expect_letters_or_topic(&bus, &letters).await?;
+    let to = match &options.command {
+        Command::Redrive { to, .. } => to.as_deref(),
+        _ => None,
+    };
+    let store = broker::look(&which.url).await?;
+    let bus = match to {
+        Some(to) => Bus::from_connection(broker::look(to).await?),
+        None => Bus::from_connection(store.clone()),
+    };
+    let mut letters = bus.dead_letters(which.topic.clone());
+    if let Some(admin) = &store.admin {
+        letters = letters.stored_in_dyn(Arc::clone(admin));
+    }
+    expect_letters_or_topic(store.admin.as_deref(), &letters).await?;
     let mut out = Out::stdout();
     match what {
         What::Look(detail) => look(&letters, &which.filter, detail, form, &mut out).await?,
@@ -131,12 +147,12 @@ fn unclear_discard(which: &Which, all: bool) -> Error {
 }
 
 /// A typing error in the topic's name must not read as "there are none".
-async fn expect_letters_or_topic(bus: &Bus, letters: &DeadLetters) -> Result<()> {
+async fn expect_letters_or_topic(store: Option<&dyn DynAdmin>, letters: &DeadLetters) -> Result<()> {
     if !letters.list(None, 1).await?.is_empty() {
         return Ok(());
     }
-    match bus.admin() {
-        Some(admin) => broker::expect_topic_of(&**admin, letters.topic()).await,
+    match store {
+        Some(admin) => broker::expect_topic_of(admin, letters.topic()).await,
         None => Ok(()),
     }
 }
@@ -277,8 +293,9 @@ mod tests {
         bus.publish_message(Message::new("orders", "{}")).await.unwrap();
         let (text, _) = looked(&bus, &[], Detail::Line, Form::Text).await;
         assert_eq!(text, "There are none.\n");
-        expect_letters_or_topic(&bus, &bus.dead_letters("orders")).await.unwrap();
-        let error = expect_letters_or_topic(&bus, &bus.dead_letters("ordres")).await.unwrap_err();
+        let admin = bus.admin().map(|admin| &**admin);
+        expect_letters_or_topic(admin, &bus.dead_letters("orders")).await.unwrap();
+        let error = expect_letters_or_topic(admin, &bus.dead_letters("ordres")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
 }

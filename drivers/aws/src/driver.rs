@@ -3,9 +3,9 @@
 use millstream_core::{Connection, Driver, Endpoint, Error, ErrorKind, Result};
 
 use crate::aws::Aws;
+use crate::create::Create;
 use crate::sqs::SqsBuilder;
 use crate::sqs::names::Queues;
-use crate::sqs::settings::Create;
 use crate::url::{self, duration};
 
 /// Those of the connection come from their own module.

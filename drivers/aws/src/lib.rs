@@ -1,25 +1,30 @@
-//! The `sqs://` and `sns://` drivers of Millstream, on the AWS SDK.
+//! The `sqs://` and `sns://` drivers of Millstream, and its deduplication store in DynamoDB, on the AWS SDK.
 //!
-//! An [`Aws`] is where AWS is and as whom it is called. [`Aws::sqs`] describes queues, [`SqsBuilder::open`] gives their
-//! reader, writer and admin; with the feature `sns`, [`open_sns`](SqsBuilder::open_sns) gives those of topics, each group
-//! of which has a queue.
+//! An [`Aws`] is where AWS is and as whom it is called. `Aws::sqs` describes queues, `SqsBuilder::open` gives their reader,
+//! writer and admin; with the feature `sns`, `SqsBuilder::open_sns` gives those of topics, each group of which has a queue.
+//! With the feature `dynamodb`, `DynamoDedupStore` remembers for a whole cluster what was handled.
 //!
-//! ```no_run
-//! # async fn example() -> millstream_core::Result<()> {
-//! use millstream_aws::Aws;
-//! use millstream_core::{Message, OpenRequest, ReadLimits, Reader, Settlement, Settler, Source, Writer};
-//!
-//! let sqs = Aws::builder().region("eu-west-1").connect().await?.sqs().open()?;
-//! sqs.writer().write(vec![Message::new("orders", "{}").with_key("customer-7")]).await?.into_result()?;
-//!
-//! let mut opened = sqs.reader().open(OpenRequest::new("orders").group("billing")).await?;
-//! let mut deliveries = Vec::new();
-//! opened.source.read(&mut deliveries, ReadLimits::new(100, 1 << 20)).await?;
-//! let acks = deliveries.drain(..).map(|d| Settlement::ack(d.token)).collect();
-//! assert!(opened.settler.settle(acks).await.iter().all(|settled| settled.is_done()));
-//! # Ok(())
-//! # }
-//! ```
+#![cfg_attr(
+    feature = "sqs",
+    doc = r#"
+```no_run
+# async fn example() -> millstream_core::Result<()> {
+use millstream_aws::Aws;
+use millstream_core::{Message, OpenRequest, ReadLimits, Reader, Settlement, Settler, Source, Writer};
+
+let sqs = Aws::builder().region("eu-west-1").connect().await?.sqs().open()?;
+sqs.writer().write(vec![Message::new("orders", "{}").with_key("customer-7")]).await?.into_result()?;
+
+let mut opened = sqs.reader().open(OpenRequest::new("orders").group("billing")).await?;
+let mut deliveries = Vec::new();
+opened.source.read(&mut deliveries, ReadLimits::new(100, 1 << 20)).await?;
+let acks = deliveries.drain(..).map(|d| Settlement::ack(d.token)).collect();
+assert!(opened.settler.settle(acks).await.iter().all(|settled| settled.is_done()));
+# Ok(())
+# }
+```
+"#
+)]
 //!
 //! | module | holds |
 //! |---|---|
@@ -29,37 +34,39 @@
 //! | `sqs` | queues |
 //! | `sns` | topics whose groups have queues |
 //! | `driver` | both by URL |
+//! | `dynamodb` | the deduplication store |
 
-#[cfg(feature = "sqs")]
+#![cfg_attr(not(feature = "sqs"), allow(dead_code, reason = "the connection serves what is turned off, too"))]
+
 mod aws;
-#[cfg(feature = "sqs")]
 mod connections;
+mod create;
 #[cfg(feature = "sqs")]
 mod driver;
-#[cfg(feature = "sqs")]
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod errors;
-#[cfg(feature = "sqs")]
 mod io;
-#[cfg(feature = "sqs")]
 mod retry;
 #[cfg(feature = "sns")]
 mod sns;
 #[cfg(feature = "sqs")]
 mod sqs;
-#[cfg(feature = "sqs")]
 mod url;
 
+pub use aws::{Aws, AwsBuilder};
+pub use create::Create;
+#[cfg(feature = "dynamodb")]
+pub use dynamodb::{DynamoDedupStore, DynamoDedupStoreBuilder};
 #[cfg(feature = "sns")]
 pub use sns::{Sns, SnsAdmin, SnsReader, SnsWriter, Subscription};
 #[cfg(feature = "sqs")]
 pub use {
-    aws::{Aws, AwsBuilder},
     driver::driver,
     sqs::admin::SqsAdmin,
     sqs::leases::SqsLeases,
     sqs::names::Queues,
     sqs::reader::SqsReader,
-    sqs::settings::Create,
     sqs::settler::SqsSettler,
     sqs::source::SqsSource,
     sqs::wire::{BODY, CONTENT_TYPE, MESSAGE_ID, MESSAGE_TIME, REST, STREAM_KEY, STREAM_NAME},

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use millstream_core::erased::DynAdmin;
-use millstream_core::{ByteString, Error, ErrorKind, Limits, Result};
+use millstream_core::{Admin, ByteString, Error, ErrorKind, Limits, Result};
 
 pub(crate) use build::{Dying, host, topic_of};
 pub use letter::DeadLetter;
@@ -47,6 +47,29 @@ impl DeadLetters {
         publisher: Publisher,
     ) -> Self {
         Self { topic: topic.into(), admin, publisher }
+    }
+
+    /// The letters of the same topic that lie elsewhere, such as in an object store that
+    /// [`dead_letter_to`](crate::Subscribe::dead_letter_to) named. They are read and removed there, and redriven to the
+    /// broker as before.
+    ///
+    /// ```
+    /// # async fn example(bus: millstream::Bus, store: impl millstream::core::Admin) -> millstream::Result<()> {
+    /// let letters = bus.dead_letters("orders").stored_in(store);
+    /// letters.redrive_all().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stored_in(self, admin: impl Admin) -> Self {
+        self.stored_in_dyn(Arc::new(admin))
+    }
+
+    /// The same for an administration that is erased already, such as that of a [`Connection`](crate::Connection).
+    #[must_use]
+    pub fn stored_in_dyn(mut self, admin: Arc<dyn DynAdmin>) -> Self {
+        self.admin = Some(admin);
+        self
     }
 
     /// The topic whose letters these are.

@@ -1,18 +1,16 @@
 //! Apache Kafka in KRaft mode: each broker a Java process that is controller as well, from the jars of Maven Central.
 
-use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt as _;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::certificates;
+use super::java::{self, Java};
 use super::listeners::{self, Ports, addresses};
-use crate::command::{Run, root};
-use crate::{Result, cache, tools};
+use super::process::{self, Process, text};
+use super::{Service, Variable, certificates, ports};
+use crate::Result;
 
 /// The variable by which tests find the brokers.
 pub(super) const VARIABLE: &str = "MILLSTREAM_KAFKA";
@@ -20,53 +18,24 @@ pub(super) const VARIABLE: &str = "MILLSTREAM_KAFKA";
 const VERSION: &str = "4.3.0";
 
 /// Broker and controller, the tools that format its folder, and a logger.
-const JARS: [(&str, &str, &str); 3] = [
-    ("org.apache.kafka", "kafka_2.13", VERSION),
-    ("org.apache.kafka", "kafka-tools", VERSION),
-    ("org.slf4j", "slf4j-simple", "1.7.36"),
-];
+const PROGRAM: Java = Java {
+    name: "kafka",
+    version: VERSION,
+    jars: &[
+        ("org.apache.kafka", "kafka_2.13", VERSION),
+        ("org.apache.kafka", "kafka-tools", VERSION),
+        ("org.slf4j", "slf4j-simple", "1.7.36"),
+    ],
+};
 
 /// Any 16 bytes in base64: a cluster's name, which all its brokers must share.
 const CLUSTER_ID: &str = "bWlsbHN0cmVhbS10ZXN0cw";
 
 const START_WITHIN: Duration = Duration::from_secs(90);
-const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// The jars, brought into the cache if they are not there.
 pub(super) fn install() -> Result<PathBuf> {
-    let folder = cache::dir()?.join("services").join(format!("kafka-{VERSION}"));
-    let (lib, pom, done) = (folder.join("lib"), folder.join("pom.xml"), folder.join("complete"));
-    tools::system("default-jre-headless", || Run::new("java").arg("-version").succeeds())?;
-    if done.exists() {
-        return Ok(lib);
-    }
-    tools::system("maven", || Run::new("mvn").arg("--version").succeeds())?;
-    fs::create_dir_all(&folder)?;
-    fs::write(&pom, self::pom())?;
-    Run::new("mvn")
-        .args(["-q", "-B", "-f"])
-        .arg(text(&pom))
-        .arg("dependency:copy-dependencies")
-        .arg(format!("-DoutputDirectory={}", lib.display()))
-        .run()?;
-    fs::write(done, "")?;
-    Ok(lib)
-}
-
-fn pom() -> String {
-    let mut dependencies = String::new();
-    for (group, artifact, version) in JARS {
-        let _ = write!(
-            dependencies,
-            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>\
-             <version>{version}</version></dependency>"
-        );
-    }
-    format!(
-        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
-         <groupId>millstream</groupId><artifactId>kafka</artifactId><version>1</version>\
-         <dependencies>{dependencies}</dependencies></project>\n"
-    )
+    PROGRAM.install()
 }
 
 /// A cluster of so many brokers, with a folder of its own.
@@ -79,30 +48,22 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(super) fn of(brokers: u16) -> Result<Self> {
-        Ok(Self { folder: services().join(format!("kafka-{brokers}")), brokers, bench: false })
+        Ok(Self { folder: process::folder().join(format!("kafka-{brokers}")), brokers, bench: false })
     }
 
     /// One broker, which takes its time to start and is as fast then as it can be.
     pub(super) fn for_bench() -> Result<Self> {
-        Ok(Self { folder: services().join("kafka-bench"), brokers: 1, bench: true })
+        Ok(Self { folder: process::folder().join("kafka-bench"), brokers: 1, bench: true })
     }
 
-    /// Where its brokers are, if all of them are running.
-    pub(super) fn address(&self) -> Option<String> {
-        let ports = self.ports()?;
-        let up = (1..=self.brokers).all(|id| self.pid(id).is_some())
-            && ports.iter().all(|ports| answers(ports.clients));
-        up.then(|| addresses(&ports, |ports| ports.clients))
-    }
-
-    /// What tests need to know of its other listeners: a variable and its value each.
-    pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
-        let Some(ports) = self.ports() else { return Vec::new() };
+    /// What tests need to know.
+    fn variables(&self, ports: &[Ports]) -> Vec<Variable> {
         vec![
-            ("MILLSTREAM_KAFKA_TLS", addresses(&ports, |ports| ports.tls)),
-            ("MILLSTREAM_KAFKA_MTLS", addresses(&ports, |ports| ports.mtls)),
-            ("MILLSTREAM_KAFKA_SASL", addresses(&ports, |ports| ports.sasl)),
-            ("MILLSTREAM_KAFKA_SASL_OPEN", addresses(&ports, |ports| ports.sasl_open)),
+            (VARIABLE, addresses(ports, |ports| ports.clients)),
+            ("MILLSTREAM_KAFKA_TLS", addresses(ports, |ports| ports.tls)),
+            ("MILLSTREAM_KAFKA_MTLS", addresses(ports, |ports| ports.mtls)),
+            ("MILLSTREAM_KAFKA_SASL", addresses(ports, |ports| ports.sasl)),
+            ("MILLSTREAM_KAFKA_SASL_OPEN", addresses(ports, |ports| ports.sasl_open)),
             ("MILLSTREAM_KAFKA_CERTIFICATES", text(&self.certificates())),
             ("MILLSTREAM_KAFKA_KEY_PASSWORD", certificates::KEY_PASSWORD.to_owned()),
             ("MILLSTREAM_KAFKA_USER", listeners::USER.to_owned()),
@@ -110,76 +71,8 @@ impl Cluster {
         ]
     }
 
-    /// Starts those brokers that are not running, waits until each answers, and says where they are.
-    pub(super) fn start(&self) -> Result<String> {
-        if let Some(address) = self.address() {
-            return Ok(address);
-        }
-        let lib = install()?;
-        let ports = match self.ports() {
-            Some(ports) if (1..=self.brokers).any(|id| self.pid(id).is_some()) => ports,
-            // None is running: the ports of the last time may be another's by now.
-            last => {
-                if last.is_none() {
-                    // What an older version of us started knows neither these listeners nor their users.
-                    self.stop()?;
-                }
-                certificates::make(&self.certificates())?;
-                self.choose_ports()?
-            }
-        };
-        for id in 1..=self.brokers {
-            if self.pid(id).is_none() {
-                self.launch(id, &lib, &ports)?;
-            }
-        }
-        let until = Instant::now() + START_WITHIN;
-        for (id, port) in (1..).zip(&ports) {
-            while !answers(port.clients) {
-                if self.pid(id).is_none() || Instant::now() > until {
-                    let log = self.home(id).join("log");
-                    let end = fs::read_to_string(&log).unwrap_or_default();
-                    let end: Vec<_> = end.lines().rev().take(20).collect();
-                    let end: Vec<_> = end.into_iter().rev().collect();
-                    return Err(format!(
-                        "broker {id} did not come up; the end of {}:\n{}",
-                        log.display(),
-                        end.join("\n")
-                    )
-                    .into());
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        }
-        Ok(addresses(&ports, |ports| ports.clients))
-    }
-
-    /// Stops what is running; says whether anything was.
-    pub(super) fn stop(&self) -> Result<bool> {
-        let running: Vec<_> = (1..=self.brokers).filter(|id| self.pid(*id).is_some()).collect();
-        for id in &running {
-            self.signal(*id, "TERM");
-        }
-        let until = Instant::now() + STOP_WITHIN;
-        for id in &running {
-            while self.pid(*id).is_some() {
-                if Instant::now() > until {
-                    self.signal(*id, "KILL");
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        }
-        // What tests wrote is nobody's any more, and would fill the disk.
-        if self.folder.exists() {
-            fs::remove_dir_all(&self.folder)?;
-        }
-        Ok(!running.is_empty())
-    }
-
-    fn signal(&self, id: u16, signal: &str) {
-        if let Some(pid) = self.pid(id) {
-            let _ = Run::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).succeeds();
-        }
+    fn broker(&self, id: u16) -> Process {
+        Process::of(self.home(id))
     }
 
     fn home(&self, id: u16) -> PathBuf {
@@ -194,41 +87,23 @@ impl Cluster {
         self.home(id).join("server.properties")
     }
 
-    /// The process of a broker, if it lives: one that got its number later does not have our settings.
-    fn pid(&self, id: u16) -> Option<u32> {
-        let pid: u32 = fs::read_to_string(self.home(id).join("pid")).ok()?.trim().parse().ok()?;
-        let ps =
-            Command::new("ps").args(["-ww", "-o", "stat=,command=", "-p", &pid.to_string()]).output().ok()?;
-        let line = String::from_utf8_lossy(&ps.stdout).into_owned();
-        (line.contains(&text(&self.settings(id))) && !line.trim_start().starts_with('Z')).then_some(pid)
-    }
-
     fn ports(&self) -> Option<Vec<Ports>> {
-        let lines = fs::read_to_string(self.folder.join("ports")).ok()?;
-        let ports: Option<Vec<_>> = lines.lines().map(Ports::parse).collect();
-        ports.filter(|ports| ports.len() == usize::from(self.brokers))
+        let ports = ports::chosen(&self.folder, Ports::COUNT * usize::from(self.brokers))?;
+        Some(ports.as_chunks().0.iter().copied().map(Ports::new).collect())
     }
 
     fn choose_ports(&self) -> Result<Vec<Ports>> {
-        // All are held until all are chosen, so that no two are the same.
-        let held: Vec<_> = (0..Ports::COUNT * usize::from(self.brokers))
-            .map(|_| TcpListener::bind("127.0.0.1:0"))
-            .collect::<Result<_, _>>()?;
-        let free: Vec<_> = held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<Result<_, _>>()?;
-        let ports: Vec<_> = free.as_chunks().0.iter().copied().map(Ports::new).collect();
-        let lines: String = ports.iter().map(|ports| format!("{ports}\n")).collect();
-        fs::write(self.folder.join("ports"), lines)?;
-        Ok(ports)
+        let ports = ports::choose(&self.folder, Ports::COUNT * usize::from(self.brokers))?;
+        Ok(ports.as_chunks().0.iter().copied().map(Ports::new).collect())
     }
 
     fn launch(&self, id: u16, lib: &Path, ports: &[Ports]) -> Result {
         let (home, settings) = (self.home(id), self.settings(id));
         fs::create_dir_all(&home)?;
         fs::write(&settings, self.properties(id, ports))?;
-        let classes = format!("{}/*", lib.display());
         if !home.join("data").join("meta.properties").exists() {
-            let tool = Command::new("java")
-                .args(["-cp", &classes, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
+            let tool = java::command(lib)
+                .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
                 .arg(&settings)
                 .args(listeners::users())
                 .output()?;
@@ -236,29 +111,18 @@ impl Cluster {
                 return Err(format!("kafka's folder: {}", String::from_utf8_lossy(&tool.stderr)).into());
             }
         }
-        let log = File::create(home.join("log"))?;
-        // Half compiled it starts sooner.
-        let how: &[&str] = if self.bench {
-            &["-Xms1g", "-Xmx1g"]
+        let mut broker = java::command(lib);
+        if self.bench {
+            broker.args(["-XX:+UseSerialGC", "-Xms1g", "-Xmx1g"]);
         } else {
-            &["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1"]
-        };
-        let broker = Command::new("java")
-            .args(how)
-            .arg("-XX:+UseSerialGC")
+            broker.args(java::SOONER).args(["-Xms256m", "-Xmx512m"]);
+        }
+        broker
             // Its log goes to standard error, which is a file: what is usual is not worth the lines.
             .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-            .args(["-cp", &classes, "kafka.Kafka"])
-            .arg(&settings)
-            .current_dir(&home)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // An interrupt at the terminal is for us, not for it.
-            .process_group(0)
-            .spawn()?;
-        fs::write(home.join("pid"), broker.id().to_string())?;
-        Ok(())
+            .arg("kafka.Kafka")
+            .arg(&settings);
+        self.broker(id).launch(broker)
     }
 
     fn properties(&self, id: u16, ports: &[Ports]) -> String {
@@ -299,14 +163,62 @@ impl Cluster {
     }
 }
 
-/// Where servers have their folders.
-fn services() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    root().join(target).join("services")
-}
+impl Service for Cluster {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
 
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
+    fn install(&self) -> Result {
+        install().map(drop)
+    }
+
+    fn running(&self) -> Option<Vec<Variable>> {
+        let ports = self.ports()?;
+        let up = (1..=self.brokers).all(|id| self.broker(id).pid().is_some())
+            && ports.iter().all(|ports| answers(ports.clients));
+        up.then(|| self.variables(&ports))
+    }
+
+    /// Starts those brokers that are not running, and waits until each answers.
+    fn start(&self) -> Result<Vec<Variable>> {
+        if let Some(variables) = self.running() {
+            return Ok(variables);
+        }
+        let lib = install()?;
+        let ports = match self.ports() {
+            Some(ports) if (1..=self.brokers).any(|id| self.broker(id).pid().is_some()) => ports,
+            // None is running: the ports of the last time may be another's by now.
+            last => {
+                if last.is_none() {
+                    // What an older version of us started knows neither these listeners nor their users.
+                    self.stop()?;
+                }
+                certificates::make(&self.certificates())?;
+                self.choose_ports()?
+            }
+        };
+        for id in 1..=self.brokers {
+            if self.broker(id).pid().is_none() {
+                self.launch(id, &lib, &ports)?;
+            }
+        }
+        let until = Instant::now() + START_WITHIN;
+        for (id, port) in (1..).zip(&ports) {
+            let up = self.broker(id).wait(until, || answers(port.clients));
+            up.map_err(|error| format!("broker {id}: {error}"))?;
+        }
+        Ok(self.variables(&ports))
+    }
+
+    fn stop(&self) -> Result<bool> {
+        let brokers: Vec<_> = (1..=self.brokers).map(|id| self.broker(id)).collect();
+        let was_running = process::stop(&brokers);
+        // What tests wrote is nobody's any more, and would fill the disk.
+        if self.folder.exists() {
+            fs::remove_dir_all(&self.folder)?;
+        }
+        Ok(was_running)
+    }
 }
 
 /// Whether a broker answers `ApiVersions`, which it does once it serves clients; an open port alone says nothing.
@@ -328,6 +240,8 @@ fn answers(port: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]

@@ -1,7 +1,6 @@
 //! Where a broker of Kafka listens, and who may speak to it there: anybody in the open, anybody over TLS, whoever has a
 //! certificate, whoever logs in.
 
-use std::fmt;
 use std::path::Path;
 
 /// Who may log in, by PLAIN and by SCRAM. A token says itself whose it is.
@@ -31,12 +30,6 @@ impl Ports {
 
     pub(super) fn new([clients, controller, tls, mtls, sasl, sasl_open]: [u16; Self::COUNT]) -> Self {
         Self { clients, controller, tls, mtls, sasl, sasl_open }
-    }
-
-    /// What `Display` wrote; nothing else.
-    pub(super) fn parse(line: &str) -> Option<Self> {
-        let ports: Option<Vec<u16>> = line.split(' ').map(|port| port.parse().ok()).collect();
-        Some(Self::new(ports?.try_into().ok()?))
     }
 
     /// The settings of a broker that concern them, with the certificates of this folder.
@@ -84,13 +77,6 @@ impl Ports {
     }
 }
 
-impl fmt::Display for Ports {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { clients, controller, tls, mtls, sasl, sasl_open } = self;
-        write!(f, "{clients} {controller} {tls} {mtls} {sasl} {sasl_open}")
-    }
-}
-
 /// What the tool that formats a broker's folder is told about who may log in.
 pub(super) fn users() -> Vec<String> {
     let user = |kind: &str| format!("SCRAM-SHA-{kind}=[name={USER},password={PASSWORD}]");
@@ -105,13 +91,6 @@ pub(super) fn addresses(all: &[Ports], port: impl Fn(&Ports) -> u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports_are_read_as_they_are_written() {
-        let ports = Ports::new([1, 2, 3, 4, 5, 6]);
-        assert_eq!(Ports::parse(&ports.to_string()), Some(ports));
-        assert_eq!(Ports::parse("1 2"), None, "a file of before there was TLS");
-    }
 
     #[test]
     fn each_listener_has_its_port_and_is_advertised() {

@@ -3,18 +3,70 @@
 //!
 //! What is installed lies in the cache, what a server writes in the build folder: a clean checkout fetches nothing
 //! again, and two checkouts do not share a server.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `kafka` (with `listeners`, `certificates`), `elasticmq`, `moto`, `dynamodb`, `seaweedfs` | a server each |
+//! | `single` | what all have in common that are one process |
+//! | `process`, `ports`, `http`, `namespace` | starting, finding, asking and confining a process |
+//! | `java`, `python` | bringing programs into the cache |
+//! | `peers` | clients of other languages |
 
 mod certificates;
+mod dynamodb;
+mod elasticmq;
+mod http;
+mod java;
 mod kafka;
 mod listeners;
+mod moto;
+mod namespace;
 mod peers;
+mod ports;
+mod process;
+mod python;
+mod seaweedfs;
+mod single;
+
+use std::thread;
 
 use clap::{Args, ValueEnum};
 
+use self::single::Single;
 use crate::Result;
 
-/// Every service there is.
-const SERVICES: [&str; 1] = ["kafka"];
+pub(crate) use self::namespace::{Relay, relay};
+
+/// What tests find a server by: the name of an environment variable, and its value.
+pub(crate) type Variable = (&'static str, String);
+
+/// A server, or several of a kind that belong together.
+trait Service: Sync {
+    fn name(&self) -> &'static str;
+
+    /// Brings it into the cache if it is not there.
+    fn install(&self) -> Result;
+
+    /// Where it is, if it runs and answers. The first variable is its address.
+    fn running(&self) -> Option<Vec<Variable>>;
+
+    /// Starts what does not run, waits until it answers its protocol, and says where it is.
+    fn start(&self) -> Result<Vec<Variable>>;
+
+    /// Stops it; says whether it ran.
+    fn stop(&self) -> Result<bool>;
+}
+
+/// Every service there is; Kafka with so many brokers.
+fn services(brokers: u16) -> Result<Vec<Box<dyn Service>>> {
+    Ok(vec![
+        Box::new(kafka::Cluster::of(brokers)?),
+        Box::new(Single::new(elasticmq::ElasticMq)),
+        Box::new(Single::new(moto::Moto)),
+        Box::new(Single::new(dynamodb::DynamoDb)),
+        Box::new(Single::new(seaweedfs::SeaweedFs)),
+    ])
+}
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -36,30 +88,49 @@ enum Action {
 }
 
 pub(crate) fn run(options: &Options) -> Result {
-    if let Some(name) = options.names.iter().find(|name| !SERVICES.contains(&name.as_str())) {
-        return Err(format!("there is no service {name:?}; there are: {}", SERVICES.join(", ")).into());
+    let all = services(options.brokers)?;
+    let names: Vec<_> = all.iter().map(|service| service.name()).collect();
+    if let Some(name) = options.names.iter().find(|name| !names.contains(&name.as_str())) {
+        return Err(format!("there is no service {name:?}; there are: {}", names.join(", ")).into());
     }
-    let kafka = kafka::Cluster::of(options.brokers)?;
-    match options.action {
+    let is_meant =
+        |name: &str| options.names.is_empty() || options.names.iter().any(|wanted| *wanted == name);
+    for service in all.iter().filter(|service| is_meant(service.name())) {
+        act(options.action, &**service).map_err(|error| format!("{}: {error}", service.name()))?;
+    }
+    Ok(())
+}
+
+fn act(action: Action, service: &dyn Service) -> Result {
+    let name = service.name();
+    match action {
         Action::Install => {
-            kafka::install()?;
-            peers::of_kafka()?;
-            println!("kafka is installed, and so are the clients of other languages");
+            service.install()?;
+            println!("{name} is installed{}", if peers(name)?.is_empty() { "" } else { ", and its clients" });
         }
         Action::Start => {
-            let address = kafka.start()?;
-            println!("kafka is ready: {}={address}", kafka::VARIABLE);
-            for (name, value) in kafka.variables().into_iter().chain(peers::of_kafka()?) {
-                println!("beside it: {name}={value:?}");
+            let mut variables = service.start()?.into_iter();
+            if let Some((variable, address)) = variables.next() {
+                println!("{name} is ready: {variable}={address}");
+            }
+            for (variable, value) in variables.chain(peers(name)?) {
+                println!("beside it: {variable}={value:?}");
             }
         }
-        Action::Stop => println!("kafka {}", if kafka.stop()? { "is stopped" } else { "was not running" }),
-        Action::Status => match kafka.address() {
-            Some(address) => println!("kafka is running: {}={address}", kafka::VARIABLE),
-            None => println!("kafka is not running"),
+        Action::Stop => {
+            println!("{name} {}", if service.stop()? { "is stopped" } else { "was not running" });
+        }
+        Action::Status => match service.running().as_deref() {
+            Some([(variable, address), ..]) => println!("{name} is running: {variable}={address}"),
+            _ => println!("{name} is not running"),
         },
     }
     Ok(())
+}
+
+/// The clients of other languages that speak to a service in tests.
+fn peers(name: &str) -> Result<Vec<Variable>> {
+    if name == "kafka" { peers::of_kafka() } else { Ok(Vec::new()) }
 }
 
 /// The folder of Kafka's jars, for who starts brokers by himself; they are brought into the cache if they are not there.
@@ -69,32 +140,44 @@ pub(crate) fn kafka_jars() -> Result<std::path::PathBuf> {
 
 /// The servers that tests need, running as long as this lives.
 pub(crate) struct Servers {
-    kafka: kafka::Cluster,
-    /// Where tests find them: a variable and its value.
-    pub(crate) variables: Vec<(&'static str, String)>,
-    was_running: bool,
+    /// Where tests find them.
+    pub(crate) variables: Vec<Variable>,
+    /// Those that did not run before. Whoever started a server by hand keeps it.
+    ours: Vec<Box<dyn Service>>,
 }
 
 impl Servers {
-    /// Starts what is not running yet.
+    /// Starts what is not running yet, all at the same time.
     pub(crate) fn start() -> Result<Self> {
-        let kafka = kafka::Cluster::of(1)?;
-        let was_running = kafka.address().is_some();
-        let address = kafka.start()?;
-        let mut variables = vec![(kafka::VARIABLE, address)];
-        variables.extend(kafka.variables());
-        variables.extend(peers::of_kafka()?);
-        Ok(Self { kafka, variables, was_running })
+        let all = services(1)?;
+        // One after the other: they share package managers, which let in one at a time.
+        all.iter().try_for_each(|service| service.install())?;
+        let (running, ours): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|service| service.running().is_some());
+        let mut servers = Self { variables: peers::of_kafka()?, ours };
+        servers.variables.extend(running.iter().filter_map(|service| service.running()).flatten());
+        let started: Vec<Result<Vec<Variable>, String>> = thread::scope(|scope| {
+            let start = |service: &dyn Service| {
+                service.start().map_err(|error| format!("{}: {error}", service.name()))
+            };
+            let starting: Vec<_> =
+                servers.ours.iter().map(|service| scope.spawn(move || start(&**service))).collect();
+            let died = |_| Err("starting it panicked".to_owned());
+            starting.into_iter().map(|started| started.join().unwrap_or_else(died)).collect()
+        });
+        for variables in started {
+            servers.variables.extend(variables?);
+        }
+        Ok(servers)
     }
 }
 
 impl Drop for Servers {
-    /// Whoever started a server by hand keeps it.
     fn drop(&mut self) {
-        if !self.was_running
-            && let Err(error) = self.kafka.stop()
-        {
-            eprintln!("kafka could not be stopped: {error}");
+        for service in &self.ours {
+            if let Err(error) = service.stop() {
+                eprintln!("{} could not be stopped: {error}", service.name());
+            }
         }
     }
 }
@@ -110,7 +193,7 @@ impl BenchBroker {
 
     pub(crate) fn start() -> Result<Self> {
         let kafka = kafka::Cluster::for_bench()?;
-        let address = kafka.start()?;
+        let address = kafka.start()?.into_iter().next().map(|(_, address)| address).unwrap_or_default();
         Ok(Self { kafka, address })
     }
 }

@@ -10,12 +10,12 @@ use bytestring::ByteString;
 use millstream_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
+use crate::create::Create;
 use crate::errors::Failure;
 use crate::retry::{Repeat, Tries};
 use crate::sqs::client::Sns;
 use crate::sqs::names::{self, FIFO, Kind, Taken};
 use crate::sqs::queues::{Known, Queue};
-use crate::sqs::settings::Create;
 
 /// How long a question is tried.
 const ASK_WITHIN: Duration = Duration::from_secs(10);

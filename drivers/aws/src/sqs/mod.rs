@@ -36,11 +36,12 @@ use std::time::Duration;
 use millstream_core::{Connection, Result};
 
 use crate::aws::Aws;
+use crate::create::Create;
 use crate::sqs::admin::SqsAdmin;
 use crate::sqs::names::Queues;
 use crate::sqs::queues::Known;
 use crate::sqs::reader::SqsReader;
-use crate::sqs::settings::{Create, Settings};
+use crate::sqs::settings::Settings;
 use crate::sqs::writer::SqsWriter;
 
 /// The queues of an account and region. Cloning shares it.

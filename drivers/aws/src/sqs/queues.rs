@@ -9,11 +9,12 @@ use bytestring::ByteString;
 use millstream_core::{Error, ErrorKind, Result};
 
 use crate::aws::{Aws, Purpose};
+use crate::create::Create;
 use crate::errors::Failure;
 use crate::retry::{Repeat, Tries};
 use crate::sqs::client::Sqs;
 use crate::sqs::names::{self, FIFO, Kind, Taken};
-use crate::sqs::settings::{Create, Settings, USUAL_LIMIT};
+use crate::sqs::settings::{Settings, USUAL_LIMIT};
 use crate::sqs::shelf::Shelf;
 
 /// The tag that says what topic a queue is of: its name has dashes for dots.
