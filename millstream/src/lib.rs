@@ -54,6 +54,7 @@
 //! | `memory` (default) | the driver `memory://` |
 //! | `sqlite` (default) | the driver `sqlite://`, and the extractor `sqlite::Transaction` |
 //! | `kafka` | the driver `kafka://` |
+//! | `aws`, or `sqs`, `sns` | the drivers `sqs://` and `sns://`, or one of them |
 //! | `msgpack`, `cbor`, `protobuf` | codecs beside JSON and raw bytes |
 //! | `ksuid`, `ulid` | ids beside UUIDs |
 //! | `anyhow` | handlers that return `anyhow::Result<()>` |
@@ -98,6 +99,8 @@ pub use failure::{Failure, FailureKind, Outcome};
 pub use handler::{Batch, Handler, IntoOutcome};
 pub use ids::IdFactory;
 pub use layer::Layer;
+#[cfg(any(feature = "sqs", feature = "sns"))]
+pub use millstream_aws as aws;
 pub use millstream_core as core;
 pub use millstream_core::{
     AsKey, ByteString, Bytes, Codec, Codecs, Connection, DedupStore, Driver, End, Error, ErrorKind, Event,

@@ -1,18 +1,23 @@
-//! `sqs://` as a driver that can be chosen at run time.
+//! `sqs://` and `sns://` as a driver that can be chosen at run time.
 
 use millstream_core::{Connection, Driver, Endpoint, Error, ErrorKind, Result};
 
 use crate::aws::Aws;
-use crate::names::Queues;
-use crate::settings::Create;
+use crate::create::Create;
 use crate::sqs::SqsBuilder;
+use crate::sqs::names::Queues;
 use crate::url::{self, duration};
 
 /// Those of the connection come from their own module.
 const PARAMETERS: [&str; 7] =
     ["create", "queues", "lease", "wait", "retention_age", "max_message", "write_within"];
 
-/// The driver of the scheme `sqs`.
+#[cfg(not(feature = "sns"))]
+const SCHEMES: &[&str] = &["sqs"];
+#[cfg(feature = "sns")]
+const SCHEMES: &[&str] = &["sqs", "sns"];
+
+/// The driver of the schemes `sqs` and, with the feature `sns`, `sns`: topics of SNS, each group of which has a queue.
 ///
 /// `sqs://eu-west-1` names the region; `sqs://` takes it from where the credentials come from: the environment, the
 /// profile, the container's or the machine's role.
@@ -34,17 +39,22 @@ const PARAMETERS: [&str; 7] =
 /// `sqs://key-id:secret@eu-west-1` says the access key. Special characters are percent-encoded, as in any URL.
 #[must_use]
 pub fn driver() -> Driver {
-    Driver::new(&["sqs"], |endpoint| Box::pin(connect(endpoint)))
+    Driver::new(SCHEMES, |endpoint| Box::pin(connect(endpoint)))
 }
 
 async fn connect(endpoint: Endpoint) -> Result<Connection> {
     endpoint.only_params(&[&PARAMETERS[..], &url::PARAMETERS[..]].concat())?;
     let aws = url::connection(&endpoint)?.connect().await?;
-    Ok(queues(&endpoint, &aws)?.open()?.connection())
+    let builder = queues(&endpoint, &aws)?;
+    match endpoint.scheme() {
+        #[cfg(feature = "sns")]
+        "sns" => Ok(builder.open_sns()?.connection()),
+        _ => Ok(builder.open()?.connection()),
+    }
 }
 
 /// What a URL says about queues.
-pub(crate) fn queues(endpoint: &Endpoint, aws: &Aws) -> Result<SqsBuilder> {
+fn queues(endpoint: &Endpoint, aws: &Aws) -> Result<SqsBuilder> {
     let bad = |name: &str, value: &str, fix: &str| {
         Err(Error::new(ErrorKind::InvalidConfig, format!("the URL's parameter {name} is {value:?}")).fix(fix))
     };

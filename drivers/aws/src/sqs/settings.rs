@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use millstream_core::{Error, ErrorKind, Result};
 
-use crate::names::Queues;
-
-pub(crate) use crate::create::Create;
+use crate::create::Create;
+use crate::sqs::names::Queues;
 
 /// Everything a connection to queues is told.
 #[derive(Debug, Clone)]

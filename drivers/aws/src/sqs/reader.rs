@@ -9,15 +9,15 @@ use millstream_core::{
 };
 
 use crate::aws::Purpose;
-use crate::client::Sqs;
-use crate::leases::SqsLeases;
-use crate::names::Queues;
-use crate::pump::Pump;
-use crate::queues::{Known, Queue};
-use crate::settings::LONGEST_RETRY;
-use crate::settler::SqsSettler;
-use crate::shelf::Shelf;
-use crate::source::SqsSource;
+use crate::sqs::client::Sqs;
+use crate::sqs::leases::SqsLeases;
+use crate::sqs::names::Queues;
+use crate::sqs::pump::Pump;
+use crate::sqs::queues::{Known, Queue};
+use crate::sqs::settings::LONGEST_RETRY;
+use crate::sqs::settler::SqsSettler;
+use crate::sqs::shelf::Shelf;
+use crate::sqs::source::SqsSource;
 
 /// Reads from queues. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -50,8 +50,18 @@ pub(crate) fn capabilities(known: &Known) -> Capabilities {
     can
 }
 
+/// Where a group's messages start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Starting {
+    /// With what is in the queue.
+    WithTheQueue,
+    /// With what is published once its queue is subscribed: the newest, for a group that is new.
+    #[cfg(feature = "sns")]
+    WithTheSubscription,
+}
+
 /// What is asked for, or why it cannot be had.
-pub(crate) fn check(request: &OpenRequest) -> Result<ByteString> {
+pub(crate) fn check(request: &OpenRequest, starting: Starting) -> Result<ByteString> {
     request.args.only(&[])?;
     let unsupported = |what: &str, fix: &str| Err(Error::new(ErrorKind::Unsupported, what).fix(fix));
     if request.exclusivity == Exclusivity::Exclusive {
@@ -66,7 +76,12 @@ pub(crate) fn check(request: &OpenRequest) -> Result<ByteString> {
     if request.end != End::Never {
         return unsupported("a queue has no end", "read it, and stop when nothing comes any more");
     }
-    if !matches!(request.start, Start::Earliest) {
+    let starts = match request.start {
+        Start::Earliest => true,
+        Start::Latest => starting != Starting::WithTheQueue,
+        _ => false,
+    };
+    if !starts {
         return unsupported(
             "a queue has no places to start at: what is in it comes",
             "leave the start out; `millstream purge` throws away what is there",
@@ -124,7 +139,7 @@ impl Reader for SqsReader {
                 None => error,
             }
         };
-        let name = check(&request).map_err(locate)?;
+        let name = check(&request, Starting::WithTheQueue).map_err(locate)?;
         let known = Arc::clone(&self.known);
         let of = topic.clone();
         let queue = self.known.aws.io().run(async move { known.queue(&of).await }).await;

@@ -10,11 +10,11 @@ use futures_util::stream;
 use millstream_core::admin::{Finding, GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
 use millstream_core::{Admin, Error, ErrorKind, Result, Start};
 
-use crate::doctor;
 use crate::errors::Failure;
-use crate::names::FIFO;
-use crate::queues::{Known, Queue, TOPIC_TAG};
 use crate::retry::{Repeat, Tries};
+use crate::sqs::doctor;
+use crate::sqs::names::FIFO;
+use crate::sqs::queues::{Known, Queue, TOPIC_TAG};
 
 /// Questions about queues beside each other.
 const BESIDE: usize = 16;
@@ -29,10 +29,22 @@ pub struct SqsAdmin {
 }
 
 /// What is in a queue, as well as SQS knows.
-struct Figures {
+pub(crate) struct Figures {
     visible: u64,
     in_flight: u64,
     delayed: u64,
+}
+
+impl Figures {
+    fn all(&self) -> u64 {
+        self.visible + self.in_flight + self.delayed
+    }
+
+    pub(crate) fn group(&self, name: impl Into<ByteString>) -> GroupInfo {
+        let mut group = GroupInfo::new(name);
+        (group.lag, group.in_flight) = (self.all(), self.in_flight);
+        group
+    }
 }
 
 impl SqsAdmin {
@@ -50,7 +62,7 @@ impl SqsAdmin {
     }
 }
 
-fn unsupported<T>(topic: &str, what: &str, fix: &str) -> Result<T> {
+pub(crate) fn unsupported<T>(topic: &str, what: &str, fix: &str) -> Result<T> {
     Err(Error::new(ErrorKind::Unsupported, what).topic(topic).fix(fix))
 }
 
@@ -65,7 +77,7 @@ pub(crate) async fn existing(known: &Known, topic: &ByteString) -> Result<Queue>
     }
 }
 
-async fn figures(known: &Known, url: &str) -> Result<Figures> {
+pub(crate) async fn figures(known: &Known, url: &str) -> Result<Figures> {
     let names = [
         Name::ApproximateNumberOfMessages,
         Name::ApproximateNumberOfMessagesNotVisible,
@@ -104,8 +116,7 @@ async fn topic_info(known: &Known, url: String) -> Result<TopicInfo> {
         None => tagged(known, &url).await.unwrap_or_else(|| name.into()),
     };
     let mut info = TopicInfo::new(topic);
-    let Figures { visible, in_flight, delayed } = figures(known, &url).await?;
-    info.messages = visible + in_flight + delayed;
+    info.messages = figures(known, &url).await?.all();
     Ok(info)
 }
 
@@ -116,6 +127,26 @@ async fn tagged(known: &Known, url: &str) -> Option<ByteString> {
         .calls
         .ask(&mut tries, Repeat::Anything, "tags", |client| client.list_queue_tags().queue_url(url).send());
     asked.await.ok()?.tags?.remove(TOPIC_TAG).map(Into::into)
+}
+
+/// Throws away what is in a queue; says how much that was before.
+pub(crate) async fn purge(known: &Known, url: &str, topic: &str) -> Result<u64> {
+    let count = figures(known, url).await?.all();
+    let mut tries = Tries::within(ASK_WITHIN);
+    let what = "the queue was not purged";
+    let asked = known
+        .calls
+        .ask(&mut tries, Repeat::Anything, what, |client| client.purge_queue().queue_url(url).send());
+    asked.await.map(|_| count).map_err(|failure: Failure| failure.error.topic(topic))
+}
+
+/// Why dead letters of a queue cannot be looked at here.
+pub(crate) fn unbrowsable<T>(topic: &str) -> Result<T> {
+    unsupported(
+        topic,
+        "a queue cannot be browsed: whoever receives a message hides it from the others, and counts as a delivery",
+        "keep dead letters elsewhere with `.dead_letter_to(writer)`; or read `<topic>.dlq` by a subscription",
+    )
 }
 
 impl Admin for SqsAdmin {
@@ -158,11 +189,8 @@ impl Admin for SqsAdmin {
         let topic = ByteString::from(topic);
         self.run(async move |known| {
             let queue = existing(&known, &topic).await?;
-            let Figures { visible, in_flight, delayed } = figures(&known, &queue.url).await?;
-            let mut group = GroupInfo::new(known.group(&queue).unwrap_or_else(|| queue.name.clone().into()));
-            group.lag = visible + in_flight + delayed;
-            group.in_flight = in_flight;
-            Ok(vec![group])
+            let name = known.group(&queue).unwrap_or_else(|| queue.name.clone().into());
+            Ok(vec![figures(&known, &queue.url).await?.group(name)])
         })
         .await
     }
@@ -181,32 +209,17 @@ impl Admin for SqsAdmin {
         let topic = ByteString::from(topic);
         self.run(async move |known| {
             let queue = existing(&known, &topic).await?;
-            let Figures { visible, in_flight, delayed } = figures(&known, &queue.url).await?;
-            let mut tries = Tries::within(ASK_WITHIN);
-            let what = "the queue was not purged";
-            let asked = known.calls.ask(&mut tries, Repeat::Anything, what, |client| {
-                client.purge_queue().queue_url(&queue.url).send()
-            });
-            asked.await.map_err(|failure: Failure| failure.error.topic(&*topic))?;
-            Ok(visible + in_flight + delayed)
+            purge(&known, &queue.url, &topic).await
         })
         .await
     }
 
     async fn dead_letters(&self, topic: &str, _: Option<u64>, _: usize) -> Result<Vec<StoredDeadLetter>> {
-        unsupported(
-            topic,
-            "a queue cannot be browsed: whoever receives a message hides it from the others, and counts as a delivery",
-            "keep dead letters elsewhere with `.dead_letter_to(writer)`; or read `<topic>.dlq` by a subscription",
-        )
+        unbrowsable(topic)
     }
 
     async fn remove_dead_letter(&self, topic: &str, _: u64) -> Result<bool> {
-        unsupported(
-            topic,
-            "a queue has no places to remove messages from",
-            "read `<topic>.dlq` by a subscription",
-        )
+        unbrowsable(topic)
     }
 
     async fn diagnose(&self, topic: &str) -> Result<Vec<Finding>> {
