@@ -35,7 +35,9 @@ pub(crate) async fn connect(url: &str) -> Result<Connection> {
 /// A file or a topic is made by who writes to it, never by who looks.
 fn without_making(url: &str) -> Result<String> {
     let endpoint = Endpoint::parse(url)?;
-    if !matches!(endpoint.scheme(), "sqlite" | "kafka" | "folder") || endpoint.param("create").is_some() {
+    if !matches!(endpoint.scheme(), "sqlite" | "kafka" | "sqs" | "sns" | "folder")
+        || endpoint.param("create").is_some()
+    {
         return Ok(url.to_owned());
     }
     let sign = if url.contains('?') { '&' } else { '?' };
@@ -91,6 +93,7 @@ mod tests {
         assert_eq!(of("sqlite://app.db?lease=10s"), "sqlite://app.db?lease=10s&create=never");
         assert_eq!(of("sqlite://app.db?create=empty"), "sqlite://app.db?create=empty");
         assert_eq!(of("kafka://localhost"), "kafka://localhost?create=never");
+        assert_eq!(of("sqs://eu-west-1"), "sqs://eu-west-1?create=never");
         assert_eq!(of("folder:///letters"), "folder:///letters?create=never");
         assert_eq!(of("nats://localhost"), "nats://localhost");
     }

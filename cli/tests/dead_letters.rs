@@ -152,3 +152,52 @@ async fn an_interrupted_redrive_says_how_far_it_came_and_the_command_to_go_on() 
     assert_eq!(document["redriven"], 9);
     assert_eq!(letters(&place, &[]).len(), 0);
 }
+
+#[cfg(feature = "objects")]
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_in_a_folder_are_listed_and_go_back_to_the_broker_that_is_named() {
+    use millstream::objects::{Folder, Objects};
+
+    let place = Place::new();
+    place.publish("orders", 10);
+    let url = format!("sqlite://{}", place.path("app.db").to_str().unwrap());
+    let store = Objects::builder(Folder::new(place.path("letters"))).open().await.unwrap();
+    let running = Bus::connect(&url)
+        .await
+        .unwrap()
+        .subscribe_to(
+            "orders",
+            refuse
+                .group("billing")
+                .retry(Retry::exponential(1.ms(), 1.ms()).attempts(2))
+                .dead_letter_to(store.writer()),
+        )
+        .start()
+        .await
+        .unwrap();
+    let control = running.control();
+    while control.counts().iter().map(|count| count.dead_lettered).sum::<u64>() < 10 {
+        tokio::task::yield_now().await;
+    }
+    running.shutdown().await;
+
+    let letters = "folder://letters";
+    let listed = place.run(&["dead-letters", "ls", letters, "orders", "--json"]).ok().documents();
+    assert_eq!(listed.len(), 10);
+    let id = listed[3]["id"].to_string();
+    let shown = place.run(&["dead-letters", "show", letters, "orders", "--id", &id]).ok();
+    assert!(shown.stdout().contains("millstream-dl-handler"), "{}", shown.stdout());
+    // Nobody reads what is sent to the folder itself.
+    let lost = place.run(&["dead-letters", "redrive", letters, "orders"]).code(1);
+    assert!(lost.stderr().contains("--to"), "{}", lost.stderr());
+
+    let args = ["dead-letters", "redrive", letters, "orders", "--to", URL, "--class", "exhausted", "--json"];
+    assert_eq!(place.run(&args).ok().document()["redriven"], 8);
+    place.run(&["dead-letters", "discard", letters, "orders", "--all"]).ok();
+
+    let none = place.run(&["dead-letters", "ls", letters, "orders"]).ok();
+    assert_eq!(none.stdout(), "There are none.\n");
+    let tail = place.run(&["tail", URL, "orders", "--to-end", "--json"]).ok().documents();
+    let again = tail.iter().filter(|m| m["message_headers"]["millstream-redrive-group"] == "billing").count();
+    assert_eq!(again, 8);
+}

@@ -54,6 +54,7 @@
 //! | `memory` (default) | the driver `memory://` |
 //! | `sqlite` (default) | the driver `sqlite://`, and the extractor `sqlite::Transaction` |
 //! | `kafka` | the driver `kafka://` |
+//! | `aws`, or `sqs`, `sns` | the drivers `sqs://` and `sns://`, or one of them |
 //! | `msgpack`, `cbor`, `protobuf` | codecs beside JSON and raw bytes |
 //! | `ksuid`, `ulid` | ids beside UUIDs |
 //! | `anyhow` | handlers that return `anyhow::Result<()>` |

@@ -417,6 +417,14 @@ mod tests {
         assert_eq!(go_on(&again, Some(7), Some(2)), format!("{command} --limit 2"));
         let secret = ["m", "dead-letters", "redrive", "kafka://ann:secret@host", "orders"];
         assert!(!go_on(&secret, None, None).contains("secret"));
+        for to in [&["--to", "kafka://ann:secret@host"][..], &["--to=kafka://ann:secret@host"]] {
+            let line = go_on(
+                &[&["m", "dead-letters", "redrive", "folder:///letters", "orders"], to].concat(),
+                None,
+                None,
+            );
+            assert!(line.contains("ann:***@host") && !line.contains("secret"), "{line}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,12 +67,11 @@ pub(crate) enum Purpose {
     Calls,
     /// Long polls of this length.
     Polls(Duration),
-    /// Renewing leases, on whichever thread uses them first.
-    Leases,
+    /// Renewing leases of this length, on whichever thread uses them first.
+    Leases(Duration),
 }
 
 /// What a client is made of.
-#[derive(Debug, Clone)]
 pub(crate) struct Line {
     pub(crate) config: SdkConfig,
     pub(crate) connections: Connections,
@@ -101,7 +100,9 @@ impl Aws {
         let attempt = match purpose {
             // A poll that is cut hides the next message: it must end by itself, if it ends at all.
             Purpose::Polls(wait) => wait + ANSWER_WITHIN,
-            Purpose::Calls | Purpose::Leases => ANSWER_WITHIN,
+            // One that is not answered must leave time for another.
+            Purpose::Leases(lease) => (lease / 3).min(ANSWER_WITHIN),
+            Purpose::Calls => ANSWER_WITHIN,
         };
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_WITHIN)

@@ -3,9 +3,9 @@
 use millstream_core::{Connection, Driver, Endpoint, Error, ErrorKind, Result};
 
 use crate::aws::Aws;
-use crate::names::Queues;
-use crate::settings::Create;
+use crate::create::Create;
 use crate::sqs::SqsBuilder;
+use crate::sqs::names::Queues;
 use crate::url::{self, duration};
 
 /// Those of the connection come from their own module.

@@ -146,6 +146,10 @@ fn meaning(code: &str, status: u16) -> (ErrorKind, Fate) {
         | "KmsThrottled"
         | "KMSThrottling"
         | "PriorRequestNotComplete" => (ErrorKind::Unavailable, Fate::Throttled),
+        // Somebody else is changing the same items, or too many tables.
+        "TransactionConflict" | "TransactionInProgress" | "LimitExceeded" => {
+            (ErrorKind::Unavailable, Fate::Throttled)
+        }
         "OverLimit" => (ErrorKind::Full, Fate::Throttled),
         "QueueDeletedRecently" | "PurgeQueueInProgress" => (ErrorKind::Unavailable, Fate::Unavailable),
         "AccessDenied"

@@ -112,7 +112,7 @@ fn folder(endpoint: &Endpoint) -> Result<Folder> {
 }
 
 /// The bucket that a URL names, and the pair before it.
-#[cfg(feature = "cloud")]
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 fn bucket(endpoint: &Endpoint) -> Result<(String, Option<(String, String)>)> {
     let example = format!("write it as {}://name/prefix", endpoint.scheme());
     if endpoint.host().is_empty() || endpoint.host().contains([',', ':']) {

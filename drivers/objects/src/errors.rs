@@ -5,7 +5,7 @@ use std::io;
 
 use millstream_core::{Error, ErrorKind};
 use object_store::Error as StoreError;
-#[cfg(feature = "cloud")]
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 use object_store::client::{HttpError, HttpErrorKind};
 
 /// What an error means to a program.
@@ -27,12 +27,15 @@ pub(crate) fn kind_of(error: &StoreError) -> ErrorKind {
     }
 }
 
-#[cfg(feature = "cloud")]
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 fn kind_of_answer(error: &StoreError) -> ErrorKind {
     match cause::<HttpError>(error).map(HttpError::kind) {
         Some(HttpErrorKind::Timeout) => ErrorKind::Timeout,
         Some(_) => ErrorKind::Unavailable,
         None => match status(error) {
+            // Listing says so of a bucket that is not there, or not ours.
+            Some(404) => ErrorKind::NotFound,
+            Some(401 | 403) => ErrorKind::Denied,
             Some(413) => ErrorKind::TooLarge,
             Some(408 | 425 | 429) | None => ErrorKind::Unavailable,
             // It will say the same again.
@@ -42,7 +45,7 @@ fn kind_of_answer(error: &StoreError) -> ErrorKind {
     }
 }
 
-#[cfg(not(feature = "cloud"))]
+#[cfg(not(any(feature = "s3", feature = "gcs", feature = "azure")))]
 fn kind_of_answer(_: &StoreError) -> ErrorKind {
     ErrorKind::Io
 }
@@ -156,13 +159,17 @@ mod tests {
         assert!(told.kind() == ErrorKind::Io && told.is_retryable(), "{told}");
     }
 
-    #[cfg(feature = "cloud")]
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
     #[test]
     fn an_answer_is_told_by_its_code_alone() {
         let page = "Server returned non-2xx status code: 503 Service Unavailable: <Error><Code>SlowDown</Code><Message>…";
         let told = of(generic(page), "the message was not stored", "the bucket b");
         assert_eq!(told.kind(), ErrorKind::Unavailable);
-        assert!(told.to_string().starts_with("the message was not stored: the store answered 503 SlowDown: check"), "{told}");
+        assert!(
+            told.to_string()
+                .starts_with("the message was not stored: the store answered 503 SlowDown: check"),
+            "{told}"
+        );
         let told = of(generic("status code: 400 Bad Request: what"), "x", "y");
         assert!(told.kind() == ErrorKind::InvalidConfig && !told.is_retryable(), "{told}");
     }

@@ -25,7 +25,10 @@ pub(crate) struct Number(pub(crate) u64);
 impl Number {
     pub(crate) fn new(millis: u64, identity: &Identity) -> Self {
         let [a, b, c, d, ..] = *identity;
-        Self((millis.min(u64::MAX >> MARK_BITS) << MARK_BITS) | (u64::from(u32::from_be_bytes([a, b, c, d])) % MARKS))
+        Self(
+            (millis.min(u64::MAX >> MARK_BITS) << MARK_BITS)
+                | (u64::from(u32::from_be_bytes([a, b, c, d])) % MARKS),
+        )
     }
 
     /// The next one of the same millisecond, for when this one is another's.
@@ -78,9 +81,9 @@ impl Names {
     /// every store takes.
     pub(crate) fn new(prefix: &str) -> Result<Self> {
         let prefix = Path::parse(prefix).map_err(|e| {
-            Error::new(ErrorKind::InvalidConfig, "the prefix is no path").source(e).fix(
-                "write it as words with a slash between them, such as shop/letters",
-            )
+            Error::new(ErrorKind::InvalidConfig, "the prefix is no path")
+                .source(e)
+                .fix("write it as words with a slash between them, such as shop/letters")
         })?;
         Ok(Self { prefix })
     }
@@ -98,7 +101,10 @@ impl Names {
         if name.len() > LONGEST {
             return Err(Error::new(
                 ErrorKind::InvalidMessage,
-                format!("the topic's name takes {} characters in an object's, the limit is {LONGEST}", name.len()),
+                format!(
+                    "the topic's name takes {} characters in an object's, the limit is {LONGEST}",
+                    name.len()
+                ),
             )
             .topic(topic)
             .fix("use a shorter name, or one of letters, digits, dots, dashes and underscores"));
@@ -150,7 +156,8 @@ impl Names {
 fn encode(topic: &str) -> String {
     let mut name = String::with_capacity(topic.len());
     for (place, byte) in topic.bytes().enumerate() {
-        let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && place > 0);
+        let plain =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && place > 0);
         match plain {
             true => name.push(char::from(byte)),
             false => name += &format!("={byte:02X}"),

@@ -47,9 +47,7 @@ impl Folder {
     }
 
     fn open(&self) -> Result<LocalFileSystem> {
-        let failed = |kind, what: &str| {
-            Error::new(kind, format!("the folder {:?} {what}", self.path))
-        };
+        let failed = |kind, what: &str| Error::new(kind, format!("the folder {:?} {what}", self.path));
         if self.create == Create::Missing {
             std::fs::create_dir_all(&self.path).map_err(|e| {
                 failed(ErrorKind::Io, "cannot be made").source(e).fix("check its path, and the rights on it")
@@ -328,9 +326,12 @@ pub(crate) struct Opened {
 impl Place {
     /// Opens it; nothing is asked yet. No request takes longer than a third of this time, and a second and a third one
     /// follow it at most.
-    #[cfg_attr(not(feature = "cloud"), expect(unused_variables, reason = "folders have no requests"))]
+    #[cfg_attr(
+        not(any(feature = "s3", feature = "gcs", feature = "azure")),
+        expect(unused_variables, reason = "folders have no requests")
+    )]
     pub(crate) fn open(&self, within: Duration) -> Result<Opened> {
-        #[cfg(feature = "cloud")]
+        #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
         let of_cloud = |opened: object_store::Result<Arc<dyn ObjectStore>>| {
             let store = opened.map_err(|e| {
                 Error::new(ErrorKind::InvalidConfig, format!("{self} cannot be used as it is described: {e}"))
@@ -339,11 +340,9 @@ impl Place {
             Ok(Opened { store, durability: Durability::Replicated, sorted: true })
         };
         match &self.kind {
-            Kind::Folder(folder) => Ok(Opened {
-                store: Arc::new(folder.open()?),
-                durability: Durability::Disk,
-                sorted: false,
-            }),
+            Kind::Folder(folder) => {
+                Ok(Opened { store: Arc::new(folder.open()?), durability: Durability::Disk, sorted: false })
+            }
             #[cfg(feature = "s3")]
             Kind::S3(bucket) => of_cloud(bucket.open(within)),
             #[cfg(feature = "gcs")]
@@ -369,7 +368,7 @@ impl fmt::Display for Place {
 }
 
 /// What the clients of all clouds are told.
-#[cfg(feature = "cloud")]
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod cloud {
     use std::time::Duration;
 

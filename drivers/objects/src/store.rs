@@ -35,7 +35,10 @@ pub(crate) struct Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("place", &self.place).field("prefix", self.names.prefix()).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("place", &self.place)
+            .field("prefix", self.names.prefix())
+            .finish_non_exhaustive()
     }
 }
 
@@ -69,8 +72,7 @@ impl Store {
     pub(crate) async fn open(place: &Place, prefix: &str, within: Duration) -> Result<Self> {
         let names = Names::new(prefix)?;
         let Opened { store, durability, sorted } = place.open(within)?;
-        let store =
-            Self { inner: store, place: place.to_string(), names, durability, sorted, within };
+        let store = Self { inner: store, place: place.to_string(), names, durability, sorted, within };
         let mut any = store.inner.list(Some(store.names.prefix()));
         store.next(&mut any, "the objects cannot be listed").await?;
         drop(any);
@@ -164,12 +166,7 @@ impl Store {
     }
 
     /// So many messages at most that lie alone in their objects, oldest first, behind a number.
-    pub(crate) async fn page(
-        &self,
-        topic: &str,
-        after: Option<Number>,
-        limit: usize,
-    ) -> Result<Vec<Listed>> {
+    pub(crate) async fn page(&self, topic: &str, after: Option<Number>, limit: usize) -> Result<Vec<Listed>> {
         let behind = after.map(|number| self.names.behind(topic, number)).transpose()?;
         let mut page = Vec::new();
         let mut bytes = 0;

@@ -92,9 +92,8 @@ pub(crate) fn encode(message: &Message) -> Result<Vec<u8>> {
         data: message.data.as_deref().map(|data| STANDARD.encode(data)),
         message_time: time(message.time),
     };
-    let mut text = serde_json::to_vec(&line).map_err(|e| {
-        message.locate(Error::new(ErrorKind::Encode, "the message has no JSON").source(e))
-    })?;
+    let mut text = serde_json::to_vec(&line)
+        .map_err(|e| message.locate(Error::new(ErrorKind::Encode, "the message has no JSON").source(e)))?;
     text.push(b'\n');
     Ok(text)
 }
@@ -126,8 +125,8 @@ pub(crate) fn decode(line: &[u8]) -> Result<Message> {
     message.content_type = line.content_type.into();
     message.data = line.data.map(bytes).transpose()?;
     if let Some(time) = line.message_time {
-        message.time = humantime::parse_rfc3339(&time)
-            .map_err(|e| corrupt("the message's time is none").source(e))?;
+        message.time =
+            humantime::parse_rfc3339(&time).map_err(|e| corrupt("the message's time is none").source(e))?;
     }
     Ok(message)
 }
@@ -195,14 +194,20 @@ mod tests {
 
     #[test]
     fn what_the_go_toolkit_left_out_is_absent() {
-        let message = decode(br#"{"message_id":"7","stream_name":"t","stream_key":"","message_headers":null}"#);
+        let message =
+            decode(br#"{"message_id":"7","stream_name":"t","stream_key":"","message_headers":null}"#);
         assert_eq!(message.unwrap(), Message::tombstone("t").with_id("7").with_key(""));
     }
 
     #[test]
     fn bytes_that_are_no_message_are_told_as_such() {
-        for line in ["", "{}", "[1]", r#"{"stream_name":"t","data":"%"}"#, r#"{"stream_name":"t","message_time":"x"}"#]
-        {
+        for line in [
+            "",
+            "{}",
+            "[1]",
+            r#"{"stream_name":"t","data":"%"}"#,
+            r#"{"stream_name":"t","message_time":"x"}"#,
+        ] {
             assert_eq!(decode(line.as_bytes()).unwrap_err().kind(), ErrorKind::Corrupt, "{line}");
         }
     }
@@ -216,7 +221,10 @@ mod tests {
     }
 
     fn header() -> impl Strategy<Value = (String, Option<Vec<u8>>)> {
-        ("[a-c]{1,2}|é", option::of(prop_oneof![vec(any::<u8>(), 0..5), "[a-z\"\\\\\n]{0,4}".prop_map(Vec::from)]))
+        (
+            "[a-c]{1,2}|é",
+            option::of(prop_oneof![vec(any::<u8>(), 0..5), "[a-z\"\\\\\n]{0,4}".prop_map(Vec::from)]),
+        )
     }
 
     proptest! {

@@ -142,7 +142,9 @@ impl Inner {
             }
         }
         let what = format!("{NAMES} objects of the same millisecond are in its way");
-        Put::Refused(Error::new(ErrorKind::Full, what).topic(&*object.topic).fix("it is tried again; purge the topic"))
+        Put::Refused(
+            Error::new(ErrorKind::Full, what).topic(&*object.topic).fix("it is tried again; purge the topic"),
+        )
     }
 
     /// Whether an object holds these messages, whatever else is said of them.
@@ -179,7 +181,9 @@ impl Writer for ObjectsWriter {
         let inner = &*self.inner;
         let is_open = inner.is_open.read().await;
         if !*is_open {
-            return Err(Error::new(ErrorKind::BusIsShutdown, "the writer is closed").fix("open the place anew"));
+            return Err(
+                Error::new(ErrorKind::BusIsShutdown, "the writer is closed").fix("open the place anew")
+            );
         }
         let mut outcomes: Vec<Option<WriteOutcome>> = batch.iter().map(|_| None).collect();
         let objects = inner.objects(&batch, &mut outcomes);
@@ -196,6 +200,14 @@ impl Writer for ObjectsWriter {
             }
         }
         Ok(WriteReport::each(outcomes.into_iter().map(|told| told.unwrap_or_else(unheard)).collect()))
+    }
+
+    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
+        let outcome = |message| match self.inner.line(message) {
+            Ok(_) => WriteOutcome::Written(None),
+            Err(error) => WriteOutcome::Failed(error),
+        };
+        Ok(WriteReport::each(batch.iter().map(outcome).collect()))
     }
 
     async fn close(&self) -> Result<()> {

@@ -50,7 +50,10 @@ async fn an_object_lies_under_topic_and_day_and_is_a_line_of_json() {
     let name = file.strip_prefix(kept.path()).unwrap().to_str().unwrap();
     assert!(name.starts_with("letters/shop/a/orders.dlq/2026-11-28/034501.000-"), "{name}");
     let text = fs::read_to_string(file).unwrap();
-    assert!(text.starts_with(r#"{"message_id":"7","stream_name":"orders.dlq","stream_key":"customer-1""#), "{text}");
+    assert!(
+        text.starts_with(r#"{"message_id":"7","stream_name":"orders.dlq","stream_key":"customer-1""#),
+        "{text}"
+    );
     assert_eq!(text.lines().count(), 1);
 }
 
@@ -63,7 +66,10 @@ async fn no_topic_leads_out_of_the_folder() {
     let files = files(kept.path());
     assert_eq!(files.len(), names.len());
     let inside = kept.path().join("letters/shop/a");
-    assert!(files.iter().all(|file| file.strip_prefix(&inside).unwrap().components().count() == 3), "{files:?}");
+    assert!(
+        files.iter().all(|file| file.strip_prefix(&inside).unwrap().components().count() == 3),
+        "{files:?}"
+    );
 }
 
 #[tokio::test]
@@ -75,7 +81,8 @@ async fn what_somebody_else_put_there_is_left_alone_and_hides_nothing() {
     let day = all[0].parent().unwrap().to_owned();
     // A letter that is not what was written, one that a process left behind which died while it wrote, a copy, a note.
     fs::write(&all[0], "{\"broken").unwrap();
-    let foreign = ["000000.000-000000.json#1", "000000.000-000000.json.bak", "notes.txt"].map(|name| day.join(name));
+    let foreign =
+        ["000000.000-000000.json#1", "000000.000-000000.json.bak", "notes.txt"].map(|name| day.join(name));
     foreign.iter().for_each(|file| fs::write(file, "x").unwrap());
     fs::create_dir(day.parent().unwrap().join("old")).unwrap();
 

@@ -9,10 +9,10 @@ use millstream_core::{Admin, Error, ErrorKind, Result, Start};
 
 use super::topics::Topics;
 use super::writer::DEAD_LETTERS;
-use crate::admin::{figures, purge, unbrowsable, unsupported};
-use crate::doctor;
-use crate::names::FIFO;
-use crate::queues::Queue;
+use crate::sqs::admin::{figures, purge, unbrowsable, unsupported};
+use crate::sqs::doctor;
+use crate::sqs::names::FIFO;
+use crate::sqs::queues::Queue;
 
 /// Administers topics of SNS and the queues of their groups. Cloning shares it.
 #[derive(Debug, Clone)]

@@ -6,10 +6,10 @@ use millstream_core::{Capabilities, Error, OpenRequest, Opened, Reader, Result};
 
 use super::topics::Topics;
 use super::writer::DEAD_LETTERS;
-use crate::leases::SqsLeases;
-use crate::reader::{self, Starting};
-use crate::settler::SqsSettler;
-use crate::source::SqsSource;
+use crate::sqs::leases::SqsLeases;
+use crate::sqs::reader::{self, Starting};
+use crate::sqs::settler::SqsSettler;
+use crate::sqs::source::SqsSource;
 
 /// Reads topics of SNS, each group by a queue of its own. Cloning shares it.
 #[derive(Debug, Clone)]

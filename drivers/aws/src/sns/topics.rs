@@ -10,12 +10,12 @@ use bytestring::ByteString;
 use millstream_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use crate::client::Sns;
+use crate::create::Create;
 use crate::errors::Failure;
-use crate::names::{self, FIFO, Kind, Taken};
-use crate::queues::{Known, Queue};
 use crate::retry::{Repeat, Tries};
-use crate::settings::Create;
+use crate::sqs::client::Sns;
+use crate::sqs::names::{self, FIFO, Kind, Taken};
+use crate::sqs::queues::{Known, Queue};
 
 /// How long a question is tried.
 const ASK_WITHIN: Duration = Duration::from_secs(10);

@@ -11,13 +11,13 @@ use millstream_core::{Durability, Message, Result, WriteReport, Writer, WriterCa
 use tokio::sync::RwLock;
 
 use super::topics::Topics;
-use crate::batches::{self, Answer, Ended, Entry, Refusal, Sending, Target};
 use crate::errors::Failure;
-use crate::names::FIFO;
 use crate::retry::{Repeat, Tries};
-use crate::settings::USUAL_LIMIT;
-use crate::wire::Times;
-use crate::writer::{self, MAX_BATCH, closed};
+use crate::sqs::batches::{self, Answer, Ended, Entry, Refusal, Sending, Target};
+use crate::sqs::names::FIFO;
+use crate::sqs::settings::USUAL_LIMIT;
+use crate::sqs::wire::Times;
+use crate::sqs::writer::{self, MAX_BATCH, closed};
 
 /// How the topics of dead letters end: these are queues.
 pub(crate) const DEAD_LETTERS: &str = ".dlq";

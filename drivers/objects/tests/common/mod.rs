@@ -81,7 +81,8 @@ pub(crate) async fn a_letter_that_is_written_again_is_folded_and_stays_as_it_was
 
     // The same call again, and a process that took over from one that died.
     write(&objects, vec![letter("1", 60)]).await;
-    write(&objects, vec![letter("1", 60).with_header(names::DL_LAST_FAILURE, "2026-11-28T13:00:00.000Z")]).await;
+    write(&objects, vec![letter("1", 60).with_header(names::DL_LAST_FAILURE, "2026-11-28T13:00:00.000Z")])
+        .await;
 
     assert_eq!(objects.admin().dead_letters("orders", None, 10).await.unwrap(), first);
     // Another group's is another letter.
@@ -144,7 +145,9 @@ pub(crate) async fn a_letter_that_died_again_lies_behind_those_that_were_there(b
     assert_eq!(ids(&objects).await, ["1", "2", "1"]);
 }
 
-pub(crate) async fn topics_are_apart_whatever_their_names_and_are_counted_and_purged(builder: ObjectsBuilder) {
+pub(crate) async fn topics_are_apart_whatever_their_names_and_are_counted_and_purged(
+    builder: ObjectsBuilder,
+) {
     let objects = builder.open().await.unwrap();
     let names = ["..", "a//b", "a", "a/b", "orders", "orders.dlq", "größe"];
     let messages = |name: &str| Message::new(name.to_owned(), "{}").with_id(format!("of {name}"));
@@ -193,8 +196,17 @@ pub(crate) async fn what_cannot_be_written_is_told_and_the_rest_is_written(build
     large.data = Some(vec![0; 1_000].into());
     let batch = vec![large, letter("1", 60), back, long];
 
-    let outcomes = objects.writer().write(batch).await.unwrap().into_outcomes();
+    let checked = objects.writer().check(&batch).await.unwrap().into_outcomes();
+    let written = objects.writer().write(batch).await.unwrap().into_outcomes();
 
+    for outcomes in [checked, written] {
+        told(&outcomes);
+    }
+    assert_eq!(ids(&objects).await, ["1"]);
+}
+
+/// Of the four: the first, third and last are refused, each for its reason.
+fn told(outcomes: &[WriteOutcome]) {
     let kinds: Vec<_> = outcomes
         .iter()
         .map(|outcome| match outcome {
@@ -205,7 +217,6 @@ pub(crate) async fn what_cannot_be_written_is_told_and_the_rest_is_written(build
         .collect();
     let refused = [ErrorKind::TooLarge, ErrorKind::Unsupported, ErrorKind::InvalidMessage].map(Some);
     assert_eq!(kinds, [refused[0], None, refused[1], refused[2]]);
-    assert_eq!(ids(&objects).await, ["1"]);
 }
 
 pub(crate) async fn a_writer_that_is_closed_refuses(builder: ObjectsBuilder) {
@@ -253,7 +264,9 @@ pub(crate) async fn lag(bus: &Bus) -> u64 {
     bus.admin().unwrap().groups("orders").await.unwrap()[0].lag
 }
 
-pub(crate) async fn letters_of_a_subscription_go_back_to_its_broker_and_are_gone_then(builder: ObjectsBuilder) {
+pub(crate) async fn letters_of_a_subscription_go_back_to_its_broker_and_are_gone_then(
+    builder: ObjectsBuilder,
+) {
     let objects = builder.open().await.unwrap();
     let shop = Shop::default();
     let (bus, running) = dying_orders(&objects, &shop, 10).await;

@@ -240,7 +240,7 @@ pub(crate) fn message(mut came: Came, topic: &ByteString) -> Message {
     message.key = take(STREAM_KEY).map(ByteString::into_bytes).or_else(|| more("key"));
     if message.key.is_none() {
         // Who sent it to a FIFO queue wanted the order of its group.
-        message.key = group.as_deref().and_then(crate::names::key);
+        message.key = group.as_deref().and_then(crate::sqs::names::key);
     }
     message.time = take(MESSAGE_TIME).and_then(|time| time_of(&time)).or(sent).unwrap_or(UNIX_EPOCH);
     message.data = match take(BODY).as_deref() {

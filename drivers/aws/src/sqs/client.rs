@@ -1,6 +1,7 @@
 //! A client of the SDK with the pool its connections are in.
 
 use std::error::Error as StdError;
+use std::fmt;
 
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_runtime_api::http::Response;
@@ -12,10 +13,17 @@ use crate::errors::Failure;
 use crate::retry::{self, Repeat, Tries};
 
 /// A client of a service. Cloning shares its connections.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Caller<C> {
     client: C,
     connections: Connections,
+}
+
+impl<C> fmt::Debug for Caller<C> {
+    // The SDK's own shows the id of the access key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").finish_non_exhaustive()
+    }
 }
 
 /// A client of SQS.

@@ -9,10 +9,10 @@ use millstream_core::{Error, ErrorKind, Message, Result, WriteOutcome, WriteRepo
 
 use crate::errors::{self, Failure, Fate};
 use crate::io::Io;
-use crate::names;
 use crate::retry::{Repeat, Tries};
-use crate::settings::{BATCH, LONGEST_DELAY, seconds};
-use crate::wire::{self, Times, Wired};
+use crate::sqs::names;
+use crate::sqs::settings::{BATCH, LONGEST_DELAY, seconds};
+use crate::sqs::wire::{self, Times, Wired};
 
 /// Where messages are sent.
 pub(crate) trait Target: Sync {

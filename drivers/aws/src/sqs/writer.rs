@@ -13,13 +13,13 @@ use millstream_core::{
 };
 use tokio::sync::RwLock;
 
-use crate::batches::{self, Answer, Ended, Entry, Refusal, Sending, Target};
 use crate::errors::Failure;
-use crate::names::Queues;
-use crate::queues::{Known, Queue};
 use crate::retry::{Repeat, Tries};
-use crate::settings::LONGEST_DELAY;
-use crate::wire::Times;
+use crate::sqs::batches::{self, Answer, Ended, Entry, Refusal, Sending, Target};
+use crate::sqs::names::Queues;
+use crate::sqs::queues::{Known, Queue};
+use crate::sqs::settings::LONGEST_DELAY;
+use crate::sqs::wire::Times;
 
 /// Messages of one call at most.
 pub(crate) const MAX_BATCH: usize = 1_000;

@@ -1,19 +1,61 @@
-//! Queues in code, and how they are told what they shall do.
+//! Queues of SQS: a connection in code, and how it is told what it shall do.
+//!
+//! From the bottom up:
+//!
+//! | module | holds |
+//! |---|---|
+//! | `settings`, `names`, `client` | what queues are told, how topics and keys are called there, and who asks |
+//! | `wire` | a message as body and attributes |
+//! | `queues` | the queues of topics, found, made and remembered |
+//! | `batches`, `writer` | what is on its way to AWS |
+//! | `shelf`, `pump` | what a subscription holds, and its long polls |
+//! | `receipts`, `settler`, `leases` | what becomes of messages that are ours |
+//! | `doctor` | what of a queue's settings endangers messages |
+//! | `reader`, `source`, `admin` | thin shells around them |
+
+pub(crate) mod admin;
+pub(crate) mod batches;
+pub(crate) mod client;
+pub(crate) mod doctor;
+pub(crate) mod leases;
+pub(crate) mod names;
+mod pump;
+pub(crate) mod queues;
+pub(crate) mod reader;
+mod receipts;
+pub(crate) mod settings;
+pub(crate) mod settler;
+mod shelf;
+pub(crate) mod source;
+pub(crate) mod wire;
+pub(crate) mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{Connection, Result};
 
-use crate::admin::SqsAdmin;
 use crate::aws::Aws;
-use crate::names::Queues;
-use crate::queues::Known;
-use crate::reader::SqsReader;
-use crate::settings::{Create, Settings};
-use crate::writer::SqsWriter;
+use crate::create::Create;
+use crate::sqs::admin::SqsAdmin;
+use crate::sqs::names::Queues;
+use crate::sqs::queues::Known;
+use crate::sqs::reader::SqsReader;
+use crate::sqs::settings::Settings;
+use crate::sqs::writer::SqsWriter;
 
 /// The queues of an account and region. Cloning shares it.
+///
+/// ```no_run
+/// # async fn example() -> millstream_core::Result<()> {
+/// use millstream_aws::{Aws, Queues};
+/// use millstream_core::{Message, Writer as _};
+///
+/// let sqs = Aws::builder().connect().await?.sqs().queues(Queues::Fifo).open()?;
+/// sqs.writer().write(vec![Message::new("orders", "{}").with_key("customer-7")]).await?.into_result()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Sqs {
     known: Arc<Known>,

@@ -14,14 +14,14 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
-use crate::client::Sqs;
 use crate::errors::Failure;
-use crate::queues::Queue;
-use crate::receipts;
 use crate::retry::{Repeat, Tries};
-use crate::settings::seconds;
-use crate::shelf::{Fetched, Shelf};
-use crate::wire::{self, Came};
+use crate::sqs::client::Sqs;
+use crate::sqs::queues::Queue;
+use crate::sqs::receipts;
+use crate::sqs::settings::seconds;
+use crate::sqs::shelf::{Fetched, Shelf};
+use crate::sqs::wire::{self, Came};
 
 /// Polls beside each other. More bring nothing.
 const POLLS: usize = 16;
@@ -42,7 +42,7 @@ pub(crate) struct Pump {
 impl Pump {
     /// Runs until the shelf is closed and the last poll has come back.
     pub(crate) async fn run(self) {
-        let beat = self.shelf.lease / 8;
+        let beat = self.shelf.lease / 16;
         let mut next_beat = Instant::now() + beat;
         let mut polling = FuturesUnordered::new();
         let (mut most, mut pause, mut not_before) = (1, PAUSE.0, Instant::now());

@@ -12,7 +12,7 @@ use millstream_core::{Delivery, Epoch, Error, Message, PartitionId, ReadLimits, 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::settings::{BATCH, LONGEST_IN_FLIGHT};
+use crate::sqs::settings::{BATCH, LONGEST_IN_FLIGHT};
 
 /// Of how many messages it is remembered that they were given back unread.
 const REMEMBERED: usize = 10_000;
@@ -291,11 +291,11 @@ impl Shelf {
         behind
     }
 
-    /// Those that wait here so long that their leases have to be extended.
+    /// Those that wait here so long that their leases have to be extended: whoever gets one has most of it.
     pub(crate) fn aging(&self) -> Vec<Held> {
         let now = Instant::now();
         let state = self.lock();
-        let aged = |h: &&Held| h.since + self.lease / 4 <= now && h.last > now;
+        let aged = |h: &&Held| h.since + self.lease / 8 <= now && h.last > now;
         state.waiting.iter().filter_map(|w| state.held.get(&w.token)).filter(aged).cloned().collect()
     }
 

@@ -4,19 +4,8 @@ use std::time::Duration;
 
 use millstream_core::{Error, ErrorKind, Result};
 
-use crate::names::Queues;
-
-/// Whether queues are made, looked for, or taken for granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Create {
-    /// A queue that is not there is made.
-    #[default]
-    Missing,
-    /// A queue that is not there is an error.
-    Never,
-    /// Only its address is asked for, never its settings: for users without the right to.
-    Assume,
-}
+use crate::create::Create;
+use crate::sqs::names::Queues;
 
 /// Everything a connection to queues is told.
 #[derive(Debug, Clone)]

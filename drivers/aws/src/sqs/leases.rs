@@ -5,10 +5,10 @@ use std::sync::Arc;
 use millstream_core::{Error, ErrorKind, Leases, Result, TokenId};
 
 use crate::aws::{Aws, Purpose};
-use crate::client::Sqs;
-use crate::queues::Queue;
-use crate::receipts;
-use crate::shelf::Shelf;
+use crate::sqs::client::Sqs;
+use crate::sqs::queues::Queue;
+use crate::sqs::receipts;
+use crate::sqs::shelf::Shelf;
 
 /// Extends the leases of one subscription.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl SqsLeases {
 
 impl Leases for SqsLeases {
     async fn connect(&mut self) -> Result<()> {
-        self.sqs = Some(Sqs::new(&self.aws, Purpose::Leases));
+        self.sqs = Some(Sqs::new(&self.aws, Purpose::Leases(self.shelf.lease)));
         Ok(())
     }
 

@@ -10,11 +10,11 @@ use futures_util::stream;
 use millstream_core::{Error, ErrorKind};
 use tokio::time::Instant;
 
-use crate::client::Sqs;
 use crate::errors::{self, Failure, Fate};
 use crate::retry::{Repeat, Tries};
-use crate::settings::{BATCH, SETTLE_WITHIN};
-use crate::shelf::{Held, Shelf};
+use crate::sqs::client::Sqs;
+use crate::sqs::settings::{BATCH, SETTLE_WITHIN};
+use crate::sqs::shelf::{Held, Shelf};
 
 /// Requests beside each other.
 const BESIDE: usize = 16;
@@ -41,11 +41,12 @@ pub(crate) enum Done {
     Unknown(Error),
 }
 
-/// Does it with each, for at most ten seconds; the outcomes are in no order.
+/// Does it with each, for at most so long; the outcomes are in no order.
 pub(crate) async fn each<T: Send + Sync>(
     sqs: &Sqs,
     url: &str,
     deeds: Vec<(Held, Deed, T)>,
+    within: Duration,
 ) -> Vec<(Held, T, Done)> {
     let (deletes, hides): (Vec<_>, Vec<_>) =
         deeds.into_iter().partition(|(_, deed, _)| *deed == Deed::Delete);
@@ -57,7 +58,7 @@ pub(crate) async fn each<T: Send + Sync>(
         }
     }
     let mut asking =
-        stream::iter(requests.into_iter().map(|r| request(sqs, url, r))).buffer_unordered(BESIDE);
+        stream::iter(requests.into_iter().map(|r| request(sqs, url, r, within))).buffer_unordered(BESIDE);
     let mut done = Vec::new();
     while let Some(some) = asking.next().await {
         done.extend(some);
@@ -69,8 +70,9 @@ async fn request<T: Send + Sync>(
     sqs: &Sqs,
     url: &str,
     entries: Vec<(Held, Deed, T)>,
+    within: Duration,
 ) -> Vec<(Held, T, Done)> {
-    let mut tries = Tries::within(SETTLE_WITHIN);
+    let mut tries = Tries::within(within);
     let mut left: Vec<_> = entries.into_iter().map(Some).collect();
     let mut done = Vec::with_capacity(left.len());
     loop {
@@ -95,6 +97,8 @@ async fn request<T: Send + Sync>(
                 let said = errors::said_by(&refused.code, &message, 400, "the message was not settled").error;
                 // Whatever is wrong with the handle: it does not settle anything any more.
                 let done_so = match said.kind() {
+                    // An attempt without an answer may be why.
+                    ErrorKind::LeaseLost if tries.unknown => Done::Unknown(said),
                     ErrorKind::LeaseLost | ErrorKind::InvalidConfig | ErrorKind::NotFound => Done::Lost,
                     _ => Done::No(said),
                 };
@@ -165,7 +169,7 @@ pub(crate) async fn give_back(sqs: &Sqs, url: &str, shelf: &Shelf, unread: Vec<H
     let count = unread.len();
     let deeds = unread.into_iter().map(|held| (held, Deed::Hide(0), ())).collect();
     let mut kept = 0;
-    for (held, (), done) in each(sqs, url, deeds).await {
+    for (held, (), done) in each(sqs, url, deeds, SETTLE_WITHIN).await {
         match done {
             Done::Yes => shelf.gave_back(&held.id),
             // It comes again when its lease is over.
@@ -185,7 +189,7 @@ pub(crate) async fn extend(sqs: &Sqs, url: &str, shelf: &Shelf, held: Vec<Held>)
             (held, Deed::Hide(whole(shelf.lease.min(left))), ())
         })
         .collect();
-    let done = each(sqs, url, deeds).await;
+    let done = each(sqs, url, deeds, shelf.lease / 3).await;
     let confirmed = done.into_iter().filter(|(_, (), done)| matches!(done, Done::Yes));
     confirmed.map(|(held, ..)| held.token).filter(|token| shelf.extended(*token, asked)).collect()
 }

@@ -7,10 +7,10 @@ use millstream_core::{
 };
 use tokio::time::Instant;
 
-use crate::queues::{Known, Queue};
-use crate::receipts::{self, Deed, Done};
-use crate::settings::seconds;
-use crate::shelf::{Held, Shelf};
+use crate::sqs::queues::{Known, Queue};
+use crate::sqs::receipts::{self, Deed, Done};
+use crate::sqs::settings::{SETTLE_WITHIN, seconds};
+use crate::sqs::shelf::{Held, Shelf};
 
 /// Takes the verdicts of one subscription.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Settler for SqsSettler {
         let settling = self.known.aws.io().run(async move {
             // While the first of a group is out nobody gets these, so they go back before it.
             receipts::give_back(&known.calls, &queue.url, &shelf, behind).await;
-            let done = receipts::each(&known.calls, &queue.url, deeds).await;
+            let done = receipts::each(&known.calls, &queue.url, deeds, SETTLE_WITHIN).await;
             let mut settled = Vec::with_capacity(done.len());
             let mut behind = Vec::new();
             for (held, said, done) in done {

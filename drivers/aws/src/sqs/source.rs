@@ -5,7 +5,7 @@ use std::sync::Arc;
 use millstream_core::{Delivery, Error, ErrorKind, PartitionId, Read, ReadLimits, Result, Source};
 use tokio::task::JoinHandle;
 
-use crate::shelf::Shelf;
+use crate::sqs::shelf::Shelf;
 
 /// Yields the messages of one subscription.
 #[derive(Debug)]

@@ -9,15 +9,15 @@ use millstream_core::{
 };
 
 use crate::aws::Purpose;
-use crate::client::Sqs;
-use crate::leases::SqsLeases;
-use crate::names::Queues;
-use crate::pump::Pump;
-use crate::queues::{Known, Queue};
-use crate::settings::LONGEST_RETRY;
-use crate::settler::SqsSettler;
-use crate::shelf::Shelf;
-use crate::source::SqsSource;
+use crate::sqs::client::Sqs;
+use crate::sqs::leases::SqsLeases;
+use crate::sqs::names::Queues;
+use crate::sqs::pump::Pump;
+use crate::sqs::queues::{Known, Queue};
+use crate::sqs::settings::LONGEST_RETRY;
+use crate::sqs::settler::SqsSettler;
+use crate::sqs::shelf::Shelf;
+use crate::sqs::source::SqsSource;
 
 /// Reads from queues. Cloning shares it.
 #[derive(Debug, Clone)]

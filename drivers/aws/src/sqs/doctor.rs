@@ -7,8 +7,8 @@ use aws_sdk_sqs::types::QueueAttributeName as Name;
 use millstream_core::admin::{Finding, Weight};
 use serde_json::Value;
 
-use crate::queues::Queue;
-use crate::settings::Settings;
+use crate::sqs::queues::Queue;
+use crate::sqs::settings::Settings;
 
 /// A day.
 const DAY: u64 = 24 * 3600;
@@ -50,7 +50,7 @@ pub(crate) fn diagnose(queue: &Queue, said: &HashMap<Name, String>, settings: &S
     if let Some(retention) = number(&Name::MessageRetentionPeriod) {
         let kept = humantime::format_duration(Duration::from_secs(retention));
         let fix = set(queue, "MessageRetentionPeriod=1209600");
-        if queue.name.trim_end_matches(crate::names::FIFO).ends_with("-dlq") && retention < 14 * DAY {
+        if queue.name.trim_end_matches(crate::sqs::names::FIFO).ends_with("-dlq") && retention < 14 * DAY {
             let what =
                 format!("dead letters are deleted after {kept}, whether anybody has seen to them or not");
             add(Weight::Danger, what, fix);

@@ -10,11 +10,11 @@ use futures_util::stream;
 use millstream_core::admin::{Finding, GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
 use millstream_core::{Admin, Error, ErrorKind, Result, Start};
 
-use crate::doctor;
 use crate::errors::Failure;
-use crate::names::FIFO;
-use crate::queues::{Known, Queue, TOPIC_TAG};
 use crate::retry::{Repeat, Tries};
+use crate::sqs::doctor;
+use crate::sqs::names::FIFO;
+use crate::sqs::queues::{Known, Queue, TOPIC_TAG};
 
 /// Questions about queues beside each other.
 const BESIDE: usize = 16;

@@ -8,13 +8,14 @@ use aws_sdk_sqs::types::QueueAttributeName as Name;
 use bytestring::ByteString;
 use millstream_core::{Error, ErrorKind, Result};
 
-use crate::aws::{ANSWER_WITHIN, Aws, Purpose};
-use crate::client::Sqs;
+use crate::aws::{Aws, Purpose};
+use crate::create::Create;
 use crate::errors::Failure;
-use crate::names::{self, FIFO, Kind, Taken};
 use crate::retry::{Repeat, Tries};
-use crate::settings::{Create, Settings, USUAL_LIMIT};
-use crate::shelf::Shelf;
+use crate::sqs::client::Sqs;
+use crate::sqs::names::{self, FIFO, Kind, Taken};
+use crate::sqs::settings::{Settings, USUAL_LIMIT};
+use crate::sqs::shelf::Shelf;
 
 /// The tag that says what topic a queue is of: its name has dashes for dots.
 pub(crate) const TOPIC_TAG: &str = "millstream-topic";
@@ -49,6 +50,10 @@ impl Known {
         let calls = Sqs::new(&aws, Purpose::Calls);
         let (taken, queues, groups) = (Taken::default(), Mutex::default(), Mutex::default());
         Self { aws, calls, settings, taken, queues, groups }
+    }
+
+    fn tries(&self) -> Tries {
+        Tries::within(ASK_WITHIN.min(self.settings.write_within))
     }
 
     /// The queue's name, if a topic may have it.
@@ -102,7 +107,7 @@ impl Known {
 
     /// Where a queue is; none if it is not there.
     pub(crate) async fn url(&self, name: &str) -> Result<Option<String>> {
-        let mut tries = Tries::within(ASK_WITHIN);
+        let mut tries = self.tries();
         let what = "the queue cannot be asked for";
         let asked = self
             .calls
@@ -117,7 +122,7 @@ impl Known {
 
     /// Makes a queue; gives its address, and whether it was made now as far as can be told.
     pub(crate) async fn make(&self, name: &str, topic: &str) -> Result<(String, bool)> {
-        let mut tries = Tries::within(ASK_WITHIN);
+        let mut tries = self.tries();
         let retention = self.settings.retention_age.as_secs().to_string();
         let made = self
             .calls
@@ -160,7 +165,7 @@ impl Known {
 
     /// Settings and figures of a queue.
     pub(crate) async fn attributes(&self, url: &str, names: &[Name]) -> Result<HashMap<Name, String>> {
-        let mut tries = Tries::within(ANSWER_WITHIN);
+        let mut tries = self.tries();
         let what = "the settings of the queue cannot be asked for";
         let asked = self
             .calls
