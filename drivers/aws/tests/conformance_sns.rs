@@ -1,4 +1,4 @@
-//! The conformance suite on topics of SNS, whose groups have queues. Small, since moto shows function and not speed.
+//! The conformance suite on topics of SNS, whose groups have queues. Of few messages, since moto shows function and not speed.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,15 +31,15 @@ impl Harness for Server {
                 .await?;
             // Long enough for a server that is slow when all cases ask it at once.
             let sqs =
-                aws.sqs().queues(self.queues).lease(Duration::from_secs(15)).wait(Duration::from_secs(1));
+                aws.sqs().queues(self.queues).lease(Duration::from_secs(10)).wait(Duration::from_secs(1));
             Ok(sqs.open_sns()?.connection())
         })
     }
 
     fn scale(&self) -> Scale {
         let mut scale = Scale::default();
-        scale.messages = 10;
-        scale.quiet = Duration::from_secs(2);
+        scale.messages = 30;
+        scale.quiet = Duration::from_secs(1);
         scale.patience = Duration::from_secs(60);
         scale.case = Duration::from_secs(400);
         scale
