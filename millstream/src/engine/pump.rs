@@ -15,7 +15,7 @@ use super::backoff::Backoff;
 use super::desk::{Desk, Phase};
 use super::faults::Place;
 use super::park::{self, Holdings};
-use super::window::{Input, Way, Window};
+use super::window::{Input, SOON, Way, Window};
 
 /// How long a window that is full may stand still before crowded lanes are parked.
 const STANDSTILL: Duration = Duration::from_millis(100);
@@ -40,6 +40,19 @@ pub(super) struct Pump {
     pub(super) read_first: Vec<(PartitionId, Epoch, Position)>,
 }
 
+/// Partitions that are asked back.
+struct Asked {
+    event: Revoking,
+    /// When it is waited for what runs and no longer for what is owed.
+    hurry: Option<Instant>,
+}
+
+impl Asked {
+    fn next(&self) -> Instant {
+        self.hurry.map_or(self.event.deadline, |at| at.min(self.event.deadline))
+    }
+}
+
 /// How the topic's pump leads the park's.
 pub(super) struct ParkSide {
     pub(super) reader: Arc<dyn DynReader>,
@@ -55,7 +68,7 @@ impl Pump {
     pub(super) async fn run(mut self) -> Box<dyn DynSource> {
         let desk = Arc::clone(&self.desk);
         let mut deliveries: Vec<Delivery> = Vec::new();
-        let mut revoking: Vec<Revoking> = Vec::new();
+        let mut revoking: Vec<Asked> = Vec::new();
         let mut owned: Vec<Owned> = Vec::new();
         let mut scans: Scans = JoinSet::new();
         let mut wanted = self.park_wanted();
@@ -64,6 +77,7 @@ impl Pump {
         let mut full_since: Option<Instant> = None;
         let mut at_end = false;
         let mut closed = false;
+        let mut hurry: Option<Instant> = None;
         let mut failed = false;
         loop {
             let now = Instant::now();
@@ -71,6 +85,7 @@ impl Pump {
                 Phase::Aborted | Phase::Closing => break,
                 Phase::Draining if !closed && self.input == Input::Main => {
                     closed = true;
+                    hurry = Some(now + SOON);
                     desk.with(now, |window| {
                         window.close(now);
                         window.clear_marks(None);
@@ -79,6 +94,10 @@ impl Pump {
                 Phase::Running | Phase::Draining => {}
             }
             self.answer(&mut revoking, &mut owned, now);
+            if hurry.is_some_and(|at| at <= now) {
+                hurry = None;
+                desk.with(now, |window| window.hurry_all(now));
+            }
             let mut standstill = false;
             let (flow, limits, timer, done) = desk.with(now, |window| {
                 if self.input == Input::Main {
@@ -99,7 +118,8 @@ impl Pump {
             }
             full_since = full_since.filter(|_| standstill).or(standstill.then_some(now));
             let tick = full_since.filter(|_| self.input == Input::Main).map(|since| since + STANDSTILL);
-            let wake = [timer, tick, not_before, revoking.iter().map(|r| r.deadline).min()];
+            let answer = revoking.iter().map(Asked::next).min();
+            let wake = [timer, tick, not_before, hurry, answer];
             let reads = not_before.is_none() && !at_end && !failed;
             let phase = desk.phase();
             tokio::select! {
@@ -119,7 +139,7 @@ impl Pump {
                             Read::Assigned(assigned) => self.assigned(&assigned, &mut owned, &mut scans),
                             Read::Revoking(event) => {
                                 self.stop(&event.partitions);
-                                revoking.push(event);
+                                revoking.push(Asked { event, hurry: Some(Instant::now() + SOON) });
                             }
                             Read::Lost(lost) => self.lost(&lost.partitions, &mut owned),
                             Read::End => {
@@ -266,10 +286,15 @@ impl Pump {
     }
 
     /// Answers those revocations of which nothing runs any more; forgets those past their deadline.
-    fn answer(&mut self, revoking: &mut Vec<Revoking>, owned: &mut Vec<Owned>, now: Instant) {
+    fn answer(&mut self, revoking: &mut Vec<Asked>, owned: &mut Vec<Owned>, now: Instant) {
         let mut i = 0;
         while i < revoking.len() {
-            let event = &revoking[i];
+            if revoking[i].hurry.is_some_and(|at| at <= now) {
+                revoking[i].hurry = None;
+                let partitions = &revoking[i].event.partitions;
+                self.desk.with(now, |window| window.hurry(self.input, partitions, now));
+            }
+            let event = &revoking[i].event;
             let (released, marked) = self.desk.with(now, |window| {
                 let park = park_of(window, &event.partitions);
                 let released = window.is_released(self.input, &event.partitions)
@@ -280,7 +305,7 @@ impl Pump {
                 (released, window.is_marked())
             });
             if (released && marked) || event.deadline <= now {
-                let event = revoking.swap_remove(i);
+                let Asked { event, .. } = revoking.swap_remove(i);
                 if !released {
                     tracing::warn!(topic = %self.desk.info.topic, partitions = ?event.partitions,
                         "partitions were taken before their handlers ended; they run again elsewhere");
@@ -335,7 +360,7 @@ async fn changed(wanted: &mut Option<watch::Receiver<Vec<PartitionId>>>) {
     std::future::pending::<()>().await;
 }
 
-async fn earliest(times: [Option<Instant>; 4]) {
+async fn earliest(times: [Option<Instant>; 5]) {
     match times.into_iter().flatten().min() {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

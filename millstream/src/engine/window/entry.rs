@@ -28,6 +28,13 @@ pub(super) enum Stage {
     Settling,
 }
 
+impl Stage {
+    /// Nothing was begun with it.
+    pub(super) fn is_idle(self) -> bool {
+        matches!(self, Self::Queued | Self::Reserving | Self::Ready | Self::Waiting)
+    }
+}
+
 /// What happens to an entry when it becomes the head of its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {

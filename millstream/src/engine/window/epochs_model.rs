@@ -1,6 +1,6 @@
 //! The window and a partition that comes and goes, under random schedules: nothing is committed past what is
-//! unfinished, nothing of an assignment that is over is committed, and a partition is not given back while anything
-//! of it is on its way to the broker.
+//! unfinished, nothing of an assignment that is over is committed, a partition is not given back while anything
+//! of it is on its way to the broker, and one that is given back in order has everything committed that was handled.
 
 use std::collections::BTreeSet;
 
@@ -29,6 +29,8 @@ enum Step {
     Take(usize),
     /// Ends one of the running handlers.
     End(usize),
+    /// What had to leave has left.
+    Leave,
     /// The settler takes what there is.
     Send,
     /// The broker answers the oldest of what was sent.
@@ -43,6 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1..6usize).prop_map(Step::Read),
         4 => (1..5usize).prop_map(Step::Take),
         6 => any::<usize>().prop_map(Step::End),
+        3 => Just(Step::Leave),
         3 => Just(Step::Send),
         3 => Just(Step::Answer),
     ]
@@ -99,6 +102,13 @@ impl World {
                 self.running.extend(jobs);
             }
             Step::End(which) => self.end(*which),
+            Step::Leave => {
+                for way in Way::ALL {
+                    let mut out = Vec::new();
+                    self.window.take_outgoing(way, &mut out);
+                    out.into_iter().for_each(|one| self.window.left(one, self.now));
+                }
+            }
             Step::Send => {
                 let mut outward = Outward::default();
                 self.window.take_settlements(Input::Main, self.now, &mut outward);
@@ -130,7 +140,9 @@ impl World {
         let end = MESSAGES.min(self.next + limit as u64);
         let mut deliveries: Vec<Delivery> = (self.next..end)
             .map(|number| {
-                let message = Message::new("t", "x").with_id(number.to_string());
+                // Some keys have much to do, so that others overtake them.
+                let key = format!("key {}", number % 4 * (number % 3));
+                let message = Message::new("t", "x").with_id(number.to_string()).with_key(key);
                 Delivery::new(message, Token::new(PARTITION, epoch, number)).at(Position(number))
             })
             .collect();
@@ -182,6 +194,8 @@ impl World {
                 under_way == 0 && runs == 0,
                 "given back while {runs} run and {under_way} are on their way"
             );
+            let again = self.finished.iter().find(|number| **number >= self.committed);
+            assert!(again.is_none(), "given back, and what was handled comes again: {again:?}");
         }
     }
 
@@ -195,6 +209,7 @@ impl World {
             self.step(&Step::Read(16));
             self.step(&Step::Take(5));
             self.step(&Step::End(0));
+            self.step(&Step::Leave);
             self.step(&Step::Send);
             self.step(&Step::Answer);
         }

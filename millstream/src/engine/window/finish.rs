@@ -6,7 +6,7 @@ use millstream_core::{Effects, Error, ErrorKind, Message};
 use tokio::time::Instant;
 
 use super::lanes::{Index, LaneId, NONE};
-use super::partitions::Keeps;
+use super::partitions::{Keeps, SOON};
 use super::{DedupStep, Done, ERROR_LIMIT, Load, ParkMode, Report, Stage, Then, Window};
 use crate::context::Item;
 use crate::policy::{DeadLetterTarget, Next, Ordering};
@@ -130,7 +130,12 @@ impl Window {
         tracing::warn!(topic = %self.rules.topic, messages = rest.len() + 1, error = %failure,
             "a batch failed: its messages run one by one");
         self.outage.inconclusive();
-        if self.closing || self.keeps(index) != Keeps::All {
+        let singly = match self.keeps(index) {
+            Keeps::All => !self.closing,
+            Keeps::Owed => true,
+            Keeps::WhatRuns | Keeps::Nothing => false,
+        };
+        if !singly {
             for index in std::iter::once(index).chain(rest) {
                 self.give_back(index, now);
             }
@@ -215,8 +220,13 @@ impl Window {
         let again = matches!(next, Next::Retry(_) | Next::Park(_) | Next::WaitForOutage);
         let keeps = self.keeps(index);
         // Whoever has its partition next runs it for himself: nothing is made of it here any more.
-        if keeps == Keeps::Nothing || (again && (self.closing || keeps == Keeps::WhatRuns)) {
-            self.give_back(index, now);
+        let waits_for_it = match keeps {
+            Keeps::All => !self.closing,
+            Keeps::Owed => matches!(next, Next::Retry(wait) if wait <= SOON),
+            Keeps::WhatRuns | Keeps::Nothing => false,
+        };
+        if keeps == Keeps::Nothing || (again && !waits_for_it) {
+            self.give_back_lane(index, now);
             return;
         }
         match next {

@@ -62,6 +62,7 @@ pub(crate) use lanes::{Index, LaneId};
 use lanes::{Lanes, NONE};
 use outage::OutageWatch;
 use partitions::Partition;
+pub(crate) use partitions::SOON;
 pub(crate) use rules::{ParkMode, Rules};
 
 pub(crate) struct Window {
@@ -320,15 +321,20 @@ impl Window {
 
     // ---- Ending ------------------------------------------------------------------------------------------
 
-    /// Stops starting anything and gives back what was not started. Running handlers go on.
+    /// Stops starting anything and gives back what was not started. Running handlers go on, and where a position settles
+    /// all before it, so does what lies before them, until [`hurry_all`](Self::hurry_all).
     pub(crate) fn close(&mut self, now: Instant) {
         self.closing = true;
+        if self.rules.cumulative {
+            let before = self.entries.len();
+            self.ask_all_back(now);
+            self.counts.given_back += (before - self.entries.len()) as u64;
+            return;
+        }
         let idle: Vec<Index> = self
             .entries
             .iter()
-            .filter(|(_, e)| {
-                matches!(e.stage, Stage::Queued | Stage::Reserving | Stage::Ready | Stage::Waiting)
-            })
+            .filter(|(_, e)| e.stage.is_idle())
             .map(|(i, _)| Index::try_from(i).unwrap_or(NONE))
             .collect();
         self.counts.given_back += idle.len() as u64;
@@ -341,7 +347,8 @@ impl Window {
 
     /// Whether nothing runs, leaves or waits for the broker.
     pub(crate) fn is_drained(&self) -> bool {
-        self.out == 0 && self.leaving == 0 && self.unsettled == 0 && self.is_confirmed()
+        let owes = self.rules.cumulative && self.entries.iter().any(|(_, e)| e.stage.is_idle());
+        self.out == 0 && self.leaving == 0 && self.unsettled == 0 && !owes && self.is_confirmed()
     }
 
     /// Whether the deduplication store knows of everything that was settled.

@@ -1,5 +1,7 @@
 //! Partitions: assignments with their epochs, contiguous commit, giving back, and suspicion.
 
+use std::time::Duration;
+
 use foldhash::{HashMap, HashSet};
 use millstream_core::{Assigned, Epoch, Origin, PartitionId, Position, Settlement, Token, TokenId};
 use tokio::time::Instant;
@@ -7,8 +9,11 @@ use tokio::time::Instant;
 use super::lanes::{Index, LaneId, NONE};
 use super::settle::Cargo;
 use super::tracker::Tracker;
-use super::{Input, MarkRequest, ParkMode, Seat, Stage, Tag, Window};
+use super::{Entry, Input, MarkRequest, ParkMode, Seat, Stage, Tag, Window};
 use crate::engine::suspicion::{Mark, Suspicion};
+
+/// How long a partition that is asked back, or a shutdown, waits for what was not begun and is owed.
+pub(crate) const SOON: Duration = Duration::from_secs(2);
 
 /// A partition that is ours.
 #[derive(Debug)]
@@ -20,7 +25,8 @@ pub(super) struct Partition {
     /// The newest of them, as long as the settler has not taken it and a later one may take its place: its place in
     /// what the settler takes next, and how often the settler came before.
     pending: Option<(usize, u64)>,
-    revoking: bool,
+    /// It is asked back, or everything ends: only what comes before this number may still be begun.
+    owed_below: Option<u64>,
     /// Not read further: too much is finished and not committed.
     stopped: bool,
     start: Option<Position>,
@@ -42,7 +48,7 @@ impl Partition {
             tracker: Tracker::new(),
             outstanding: 0,
             pending: None,
-            revoking: false,
+            owed_below: None,
             stopped: false,
             start: None,
             marked: false,
@@ -59,6 +65,8 @@ impl Partition {
 pub(super) enum Keeps {
     /// It is ours.
     All,
+    /// It is asked back, and one behind it was begun: no position can pass that before this one is finished.
+    Owed,
     /// It is asked back: what runs may end, and nothing is begun.
     WhatRuns,
     /// It is somebody else's.
@@ -114,15 +122,58 @@ impl Window {
         }
     }
 
-    /// Partitions are to be given back: what was not started is dropped here, what runs may end.
+    /// Partitions are to be given back: what was not begun is dropped here, what runs may end.
+    ///
+    /// Where a position settles all before it, what is handled behind one that is dropped would be handled again by
+    /// whoever has the partition next. So what lies before the newest that was begun is begun as well, if that can be
+    /// soon; until [`hurry`](Self::hurry).
     pub(crate) fn revoking(&mut self, input: Input, partitions: &[(PartitionId, Epoch)], now: Instant) {
         for (id, epoch) in partitions {
-            if let Some(partition) = self.partitions.get_mut(&(input, *id))
-                && partition.epoch == *epoch
-            {
-                partition.revoking = true;
-            }
-            self.drop_unstarted(input, *id, *epoch, now);
+            let below = self.begun_below(input, *id, *epoch);
+            self.ask_back(input, *id, *epoch, below, now);
+        }
+    }
+
+    /// Nothing more of these partitions is begun, whatever it leaves behind.
+    pub(crate) fn hurry(&mut self, input: Input, partitions: &[(PartitionId, Epoch)], now: Instant) {
+        for (id, epoch) in partitions {
+            self.ask_back(input, *id, *epoch, 0, now);
+        }
+    }
+
+    fn ask_back(&mut self, input: Input, id: PartitionId, epoch: Epoch, below: u64, now: Instant) {
+        if let Some(partition) = self.partitions.get_mut(&(input, id)).filter(|p| p.epoch == epoch) {
+            partition.owed_below = Some(below);
+        }
+        self.drop_unstarted(input, id, epoch, below, now);
+    }
+
+    /// The number of the newest message of a partition that was begun and is not settled: what comes before it is owed.
+    fn begun_below(&self, input: Input, id: PartitionId, epoch: Epoch) -> u64 {
+        // An outage may last, and what is parked waits for reasons of its own.
+        if !self.rules.cumulative || input == Input::Park || self.paused || self.outage.is_down() {
+            return 0;
+        }
+        let of_it = |e: &&Entry| e.input == input && e.partition() == id && e.epoch() == epoch;
+        let begun = self.entries.iter().map(|(_, e)| e).filter(of_it).filter(|e| !e.stage.is_idle());
+        let finished = self.partitions.get(&(input, id)).filter(|p| p.epoch == epoch);
+        let finished = finished.and_then(|partition| partition.tracker.newest_finished());
+        begun.map(|e| e.number).max().max(finished).unwrap_or(0)
+    }
+
+    /// All that is ours is asked back, since everything ends.
+    pub(super) fn ask_all_back(&mut self, now: Instant) {
+        let owned: Vec<_> = self.partitions.iter().map(|((input, id), p)| (*input, *id, p.epoch)).collect();
+        for (input, id, epoch) in owned {
+            self.revoking(input, &[(id, epoch)], now);
+        }
+    }
+
+    /// Nothing more is begun, since everything ends.
+    pub(crate) fn hurry_all(&mut self, now: Instant) {
+        let owned: Vec<_> = self.partitions.iter().map(|((input, id), p)| (*input, *id, p.epoch)).collect();
+        for (input, id, epoch) in owned {
+            self.hurry(input, &[(id, epoch)], now);
         }
     }
 
@@ -140,7 +191,7 @@ impl Window {
     /// Partitions are gone: what runs ends for nothing.
     pub(crate) fn lost(&mut self, input: Input, partitions: &[(PartitionId, Epoch)], now: Instant) {
         for (id, epoch) in partitions {
-            self.drop_unstarted(input, *id, *epoch, now);
+            self.drop_unstarted(input, *id, *epoch, 0, now);
             if self.partitions.get(&(input, *id)).is_some_and(|p| p.epoch == *epoch) {
                 let over = self.partitions.remove(&(input, *id));
                 // What waited to be settled behind others never will be.
@@ -158,18 +209,21 @@ impl Window {
 
     /// What an entry's assignment still allows.
     pub(super) fn keeps(&self, index: Index) -> Keeps {
-        let Some(entry) = self.entries.get(index as usize).filter(|_| self.rules.partitions) else {
+        let counts = self.rules.partitions || self.rules.cumulative;
+        let Some(entry) = self.entries.get(index as usize).filter(|_| counts) else {
             return Keeps::All;
         };
-        match self.partitions.get(&(entry.input, entry.partition())) {
-            Some(partition) if partition.epoch == entry.epoch() && !partition.revoking => Keeps::All,
-            Some(partition) if partition.epoch == entry.epoch() => Keeps::WhatRuns,
-            _ => Keeps::Nothing,
+        let partition = self.partitions.get(&(entry.input, entry.partition()));
+        match partition.filter(|p| p.epoch == entry.epoch()).map(|p| p.owed_below) {
+            Some(None) => Keeps::All,
+            Some(Some(below)) if entry.number < below => Keeps::Owed,
+            Some(Some(_)) => Keeps::WhatRuns,
+            None => Keeps::Nothing,
         }
     }
 
     pub(super) fn has_revocations(&self) -> bool {
-        self.rules.partitions && self.partitions.values().any(|p| p.revoking)
+        self.rules.partitions && self.partitions.values().any(|p| p.owed_below.is_some())
     }
 
     /// Asks for the notes that say "all is well", for partitions that end in order; once for each. One that comes to
@@ -199,22 +253,50 @@ impl Window {
         self.partitions.get(&(input, partition)).map(|p| p.epoch)
     }
 
-    fn drop_unstarted(&mut self, input: Input, partition: PartitionId, epoch: Epoch, now: Instant) {
-        let unstarted: Vec<Index> = self
+    /// Drops what was not begun, but for what is owed below this number.
+    fn drop_unstarted(
+        &mut self,
+        input: Input,
+        partition: PartitionId,
+        epoch: Epoch,
+        below: u64,
+        now: Instant,
+    ) {
+        let mut unstarted: Vec<(u64, Index)> = self
             .entries
             .iter()
             .filter(|(_, e)| {
-                e.input == input
-                    && e.partition() == partition
-                    && e.epoch() == epoch
-                    && matches!(e.stage, Stage::Queued | Stage::Reserving | Stage::Ready | Stage::Waiting)
+                e.input == input && e.partition() == partition && e.epoch() == epoch && e.stage.is_idle()
             })
-            .map(|(i, _)| Index::try_from(i).unwrap_or(NONE))
+            .map(|(i, e)| (e.number, Index::try_from(i).unwrap_or(NONE)))
             .collect();
+        unstarted.sort_unstable();
+        // What is behind one of its lane that is dropped may not go before it.
+        let mut cut: HashSet<LaneId> = HashSet::default();
+        unstarted.retain(|(number, index)| {
+            let entry = &self.entries[*index as usize];
+            let kept = *number < below
+                && entry.due().is_none_or(|due| due <= now + SOON)
+                && entry.lane.is_none_or(|lane| !cut.contains(&lane) && !self.lanes.is_parked(lane));
+            if !kept {
+                cut.extend(entry.lane);
+            }
+            !kept
+        });
         // From the back, so that no head of a lane gets its turn just to be dropped.
-        for index in unstarted.into_iter().rev() {
+        for (_, index) in unstarted.into_iter().rev() {
             self.give_back(index, now);
         }
+    }
+
+    /// Gives a message back of a partition that is asked back, and what is owed behind it in its lane.
+    pub(super) fn give_back_lane(&mut self, index: Index, now: Instant) {
+        for behind in self.behind(index).into_iter().rev() {
+            if self.keeps(behind) != Keeps::All {
+                self.give_back(behind, now);
+            }
+        }
+        self.give_back(index, now);
     }
 
     /// Whether a delivery belongs to an assignment of ours; its number in the tracker.
@@ -234,7 +316,7 @@ impl Window {
             }
         }
         let partition = self.partitions.get_mut(&key)?;
-        if partition.epoch != origin.epoch || partition.revoking {
+        if partition.epoch != origin.epoch || partition.owed_below.is_some() {
             return None;
         }
         Some(if self.rules.cumulative { partition.tracker.read(now) } else { 0 })
@@ -511,11 +593,12 @@ impl Window {
 mod tests {
     use std::collections::VecDeque;
 
-    use millstream_core::{Assigned, Delivery, Epoch, Message, PartitionId, Position, Token};
+    use millstream_core::{Assigned, Delivery, Epoch, Message, PartitionId, Position, Settled, Token};
     use tokio::time::Instant;
 
     use super::super::model::window;
-    use super::super::{Done, Input, Job, Outward, Window};
+    use super::super::{Done, Input, Job, Outward, Way, Window};
+    use crate::Failure;
 
     const PARTITION: PartitionId = PartitionId(0);
 
@@ -579,6 +662,115 @@ mod tests {
         assert!(!window.is_released(Input::Main, &[(PARTITION, Epoch(0))]), "one still runs");
         end(&mut window, &job);
         assert_eq!(settlements(&mut window), 1);
+    }
+
+    /// Messages of these keys, in their order; every message is its own number.
+    fn arrive_keyed(window: &mut Window, keys: &[&str]) {
+        for (offset, key) in (0..).zip(keys) {
+            let token = Token::new(PARTITION, Epoch(0), offset);
+            let message = Message::new("t", "x").with_id(offset.to_string()).with_key(key.to_string());
+            let mut deliveries = vec![Delivery::new(message, token).at(Position(offset))];
+            window.arrive(Input::Main, &mut deliveries, Instant::now());
+        }
+    }
+
+    fn fail(window: &mut Window, job: &Job) {
+        let outcome = Err(Failure::retry("no"));
+        let mut done = vec![Done { index: job.index, rest: None, outcome, held: None }];
+        window.finished(&mut done, Instant::now());
+        window.free(1);
+    }
+
+    fn numbers(jobs: &[Job]) -> Vec<&str> {
+        jobs.iter().map(|job| &*job.item.message.id).collect()
+    }
+
+    /// The last position that is settled, if any is; what goes back has gone.
+    fn settled_to(window: &mut Window) -> Option<u64> {
+        for way in Way::ALL {
+            let mut out = Vec::new();
+            window.take_outgoing(way, &mut out);
+            out.into_iter().for_each(|one| window.left(one, Instant::now()));
+        }
+        let mut outward = Outward::default();
+        window.take_settlements(Input::Main, Instant::now(), &mut outward);
+        let last = outward.settlements.last().map(|s| s.token.id().id);
+        let answers = outward.tags.iter().map(|_| Settled::Done).collect();
+        window.all_settled(Input::Main, &mut outward.tags, answers, &mut Outward::default(), Instant::now());
+        last
+    }
+
+    const ASKED: [(PartitionId, Epoch); 1] = [(PARTITION, Epoch(0))];
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lies_before_one_that_was_begun_is_begun_as_well_and_nothing_behind_it_is() {
+        // Given a key with two messages, one of another key behind them that is handled, and more behind that
+        let mut window = window(true, false);
+        arrive_keyed(&mut window, &["a", "a", "b", "a", "b"]);
+        let jobs = take(&mut window);
+        assert_eq!(numbers(&jobs), ["0", "2"]);
+        // When the partition is asked back
+        window.revoking(Input::Main, &ASKED, Instant::now());
+        jobs.iter().for_each(|job| end(&mut window, job));
+        assert!(!window.is_released(Input::Main, &ASKED), "the second is owed");
+        // Then the second runs, nothing else does, and the position passes what was handled
+        let owed = take(&mut window);
+        assert_eq!(numbers(&owed), ["1"]);
+        end(&mut window, &owed[0]);
+        assert!(take(&mut window).is_empty());
+        assert_eq!(settled_to(&mut window), Some(2));
+        assert!(window.is_released(Input::Main, &ASKED));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_next_attempt_is_far_goes_back_with_its_lane_and_so_does_what_fails_then() {
+        // Given one that waits for its next attempt for long, with another of its key behind it
+        let mut window = window(true, false);
+        arrive_keyed(&mut window, &["a", "a", "b", "b", "c"]);
+        let jobs = take(&mut window);
+        assert_eq!(numbers(&jobs), ["0", "2", "4"]);
+        fail(&mut window, &jobs[0]);
+        // When the partition is asked back, the lane goes, and what else is owed stays
+        window.revoking(Input::Main, &ASKED, Instant::now());
+        // Then a failure gives back its lane as well: none of a key goes before an earlier one
+        fail(&mut window, &jobs[1]);
+        end(&mut window, &jobs[2]);
+        assert!(take(&mut window).is_empty());
+        assert_eq!(settled_to(&mut window), None);
+        assert!(window.is_released(Input::Main, &ASKED));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_owed_is_not_waited_for_for_ever() {
+        let mut window = window(true, false);
+        arrive_keyed(&mut window, &["a", "a", "b"]);
+        let jobs = take(&mut window);
+        window.revoking(Input::Main, &ASKED, Instant::now());
+        end(&mut window, &jobs[1]);
+        // When it takes too long
+        window.hurry(Input::Main, &ASKED, Instant::now());
+        // Then it goes back, and what runs is still waited for
+        assert!(!window.is_released(Input::Main, &ASKED));
+        end(&mut window, &jobs[0]);
+        assert!(take(&mut window).is_empty());
+        assert_eq!(settled_to(&mut window), Some(0));
+        assert!(window.is_released(Input::Main, &ASKED));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shutdown_leaves_nothing_handled_behind_what_it_gives_back() {
+        let mut window = window(true, false);
+        arrive_keyed(&mut window, &["a", "a", "b", "a"]);
+        let jobs = take(&mut window);
+        window.close(Instant::now());
+        assert_eq!(window.counts.given_back, 1);
+        jobs.iter().for_each(|job| end(&mut window, job));
+        assert!(!window.is_drained());
+        let owed = take(&mut window);
+        assert_eq!(numbers(&owed), ["1"]);
+        end(&mut window, &owed[0]);
+        assert_eq!(settled_to(&mut window), Some(2));
+        assert!(window.is_drained());
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::entry::{Place, Removed};
 use super::lanes::{Index, LaneId, NONE};
-use super::partitions::Answer;
+use super::partitions::{Answer, Keeps};
 use super::{Entry, History, Input, Outward, Seat, Stage, Tag, Then, Window};
 use crate::Failure;
 use crate::engine::park;
@@ -194,7 +194,7 @@ impl Window {
         // Others than queued ones are of the same batch, or leaving for the park in their order, or follow in a run loop.
         if let Some(head) = head
             && self.entries[head as usize].stage == Stage::Queued
-            && !self.closing
+            && (!self.closing || self.keeps(head) == Keeps::Owed)
         {
             self.become_head(head, now);
         }

@@ -13,7 +13,8 @@ use crate::policy::Ordering;
 impl Window {
     /// How many handlers may start.
     pub(super) fn may_start(&self, now: Instant) -> usize {
-        if self.paused || self.closing {
+        // What is ready at the end is owed, where there is anything like that.
+        if self.paused || (self.closing && !self.rules.cumulative) {
             return 0;
         }
         let free = self.concurrency().saturating_sub(self.running);
@@ -101,13 +102,14 @@ impl Window {
     pub(crate) fn put_back(&mut self, jobs: &mut VecDeque<Job>, now: Instant) {
         while let Some(job) = jobs.pop_back() {
             self.out -= 1;
-            if self.closing {
-                self.counts.given_back += 1;
-                self.give_back(job.index, now);
-                continue;
-            }
-            // Its partition was asked back meanwhile: nothing more of it is begun.
-            if self.keeps(job.index) != Keeps::All {
+            // Its partition was asked back meanwhile, or everything ends: nothing more of it is begun.
+            let begins = match self.keeps(job.index) {
+                Keeps::All => !self.closing,
+                Keeps::Owed => true,
+                Keeps::WhatRuns | Keeps::Nothing => false,
+            };
+            if !begins {
+                self.counts.given_back += u64::from(self.closing);
                 self.give_back(job.index, now);
                 continue;
             }

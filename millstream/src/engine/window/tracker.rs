@@ -93,6 +93,12 @@ impl<C> Tracker<C> {
         self.unconfirmed = self.unconfirmed.saturating_sub(count);
     }
 
+    /// The newest that is finished and waits for one before it.
+    pub(crate) fn newest_finished(&self) -> Option<u64> {
+        let newest = self.slots.iter().rposition(|(slot, _)| matches!(slot, Slot::Done(..)))?;
+        Some(self.base + newest as u64)
+    }
+
     /// Messages between the confirmed position and the newest read.
     pub(crate) fn gap(&self) -> usize {
         self.slots.len() + self.unconfirmed
@@ -125,8 +131,10 @@ mod tests {
         tracker.finish(numbers[1], token(1), None);
         tracker.finish(numbers[2], token(2), None);
         assert_eq!(drain(&mut tracker), [] as [u64; 0]);
+        assert_eq!(tracker.newest_finished(), Some(2));
         tracker.finish(numbers[0], token(0), None);
         assert_eq!(drain(&mut tracker), [0, 1, 2]);
+        assert_eq!(tracker.newest_finished(), None);
     }
 
     #[tokio::test]
