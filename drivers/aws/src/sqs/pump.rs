@@ -42,8 +42,13 @@ pub(crate) struct Pump {
 impl Pump {
     /// Runs until the shelf is closed and the last poll has come back.
     pub(crate) async fn run(self) {
-        let beat = self.shelf.lease / 16;
-        let mut next_beat = Instant::now() + beat;
+        // Beside each other: while leases are renewed, what a poll brings is not overlooked, since its own time runs.
+        tokio::join!(self.poll_on(), self.keep());
+        receipts::give_back(&self.calls, &self.queue.url, &self.shelf, self.shelf.clear()).await;
+    }
+
+    /// Polls, as much as is wanted.
+    async fn poll_on(&self) {
         let mut polling = FuturesUnordered::new();
         let (mut most, mut pause, mut not_before) = (1, PAUSE.0, Instant::now());
         loop {
@@ -76,13 +81,16 @@ impl Pump {
                 },
                 () = self.shelf.changed.notified() => {}
                 () = sleep_until(not_before), if Instant::now() < not_before => {}
-                () = sleep_until(next_beat) => {
-                    next_beat = Instant::now() + beat;
-                    self.renew().await;
-                }
             }
         }
-        receipts::give_back(&self.calls, &self.queue.url, &self.shelf, self.shelf.clear()).await;
+    }
+
+    /// Keeps what waits here, until nothing more is wanted.
+    async fn keep(&self) {
+        let beat = self.shelf.lease / 16;
+        while tokio::time::timeout(beat, self.shelf.closed.notified()).await.is_err() {
+            self.renew().await;
+        }
     }
 
     /// Extends what waits here, and gives back what waited behind a message whose lease is over.

@@ -193,7 +193,7 @@ impl Known {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((other, reading)) = groups.get(&queue.name)
             && other != group
-            && reading.strong_count() > 0
+            && reading.upgrade().is_some_and(|shelf| !shelf.is_closing())
         {
             return Err(Error::new(
                 ErrorKind::Conflict,

@@ -66,6 +66,8 @@ pub(crate) struct Shelf {
     pub(crate) arrived: Notify,
     /// Told when something is wanted of the pump.
     pub(crate) changed: Notify,
+    /// Told when no more is wanted.
+    pub(crate) closed: Notify,
     pub(crate) lease: Duration,
     max_messages: usize,
     max_bytes: usize,
@@ -123,6 +125,7 @@ impl Shelf {
             state: Mutex::default(),
             arrived: Notify::new(),
             changed: Notify::new(),
+            closed: Notify::new(),
             lease,
             max_messages: max_messages.max(1),
             max_bytes,
@@ -321,6 +324,7 @@ impl Shelf {
         state.closing = true;
         drop(state);
         self.changed.notify_one();
+        self.closed.notify_one();
     }
 
     pub(crate) fn is_closing(&self) -> bool {
