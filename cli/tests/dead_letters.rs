@@ -187,6 +187,11 @@ async fn letters_in_a_folder_are_listed_and_go_back_to_the_broker_that_is_named(
     let id = listed[3]["id"].to_string();
     let shown = place.run(&["dead-letters", "show", letters, "orders", "--id", &id]).ok();
     assert!(shown.stdout().contains("millstream-dl-handler"), "{}", shown.stdout());
+    let topics = place.run(&["topics", letters, "--json"]).ok().document();
+    assert_eq!(
+        (&topics["topics"][0]["name"], &topics["topics"][0]["dead_letters"]),
+        (&"orders".into(), &10.into())
+    );
     // Nobody reads what is sent to the folder itself.
     let lost = place.run(&["dead-letters", "redrive", letters, "orders"]).code(1);
     assert!(lost.stderr().contains("--to"), "{}", lost.stderr());

@@ -55,6 +55,8 @@
 //! | `sqlite` (default) | the driver `sqlite://`, and the extractor `sqlite::Transaction` |
 //! | `kafka` | the driver `kafka://` |
 //! | `aws`, or `sqs`, `sns` | the drivers `sqs://` and `sns://`, or one of them |
+//! | `dynamodb` | a deduplication store for a whole cluster, `aws::DynamoDedupStore` |
+//! | `objects`, and `s3`, `gcs`, `azure` | messages as objects, `folder://`, `s3://`, `gs://`, `az://`: where dead letters go |
 //! | `msgpack`, `cbor`, `protobuf` | codecs beside JSON and raw bytes |
 //! | `ksuid`, `ulid` | ids beside UUIDs |
 //! | `anyhow` | handlers that return `anyhow::Result<()>` |
@@ -99,7 +101,7 @@ pub use failure::{Failure, FailureKind, Outcome};
 pub use handler::{Batch, Handler, IntoOutcome};
 pub use ids::IdFactory;
 pub use layer::Layer;
-#[cfg(any(feature = "sqs", feature = "sns"))]
+#[cfg(any(feature = "sqs", feature = "sns", feature = "dynamodb"))]
 pub use millstream_aws as aws;
 pub use millstream_core as core;
 pub use millstream_core::{

@@ -29,9 +29,10 @@ impl Harness for Server {
                 local => Aws::builder().region("eu-west-1").endpoint(local).credentials("test", "test"),
             };
             let aws = aws.connect().await?;
-            // Polls of one second: cases close their members all the time, and each waits for its polls to come back.
+            // Polls of one second: cases close their members all the time, and each waits for its polls to come back. Leases
+            // as long as a machine that does much else may take to settle what was read: no case extends them meanwhile.
             let sqs =
-                aws.sqs().queues(self.queues).lease(Duration::from_secs(4)).wait(Duration::from_secs(1));
+                aws.sqs().queues(self.queues).lease(Duration::from_secs(8)).wait(Duration::from_secs(1));
             Ok(sqs.open()?.connection())
         })
     }

@@ -45,12 +45,6 @@ impl ObjectsAdmin {
     pub(crate) fn new(store: Arc<Store>) -> Self {
         Self { store }
     }
-
-    fn no_groups<T>(topic: &str) -> Result<T> {
-        Err(Error::new(ErrorKind::Unsupported, "an object store has no groups")
-            .topic(topic)
-            .fix("ask the broker of the subscription"))
-    }
 }
 
 impl Admin for ObjectsAdmin {
@@ -72,12 +66,16 @@ impl Admin for ObjectsAdmin {
         Ok(topics.into_values().collect())
     }
 
-    async fn groups(&self, topic: &str) -> Result<Vec<GroupInfo>> {
-        Self::no_groups(topic)
+    /// Nobody subscribes, so there is none.
+    async fn groups(&self, _: &str) -> Result<Vec<GroupInfo>> {
+        Ok(Vec::new())
     }
 
-    async fn seek(&self, topic: &str, _: &str, _: Start) -> Result<()> {
-        Self::no_groups(topic)
+    async fn seek(&self, topic: &str, group: &str, _: Start) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "an object store has no groups")
+            .topic(topic)
+            .group(group)
+            .fix("move the group on the broker of the subscription"))
     }
 
     async fn purge(&self, topic: &str) -> Result<u64> {

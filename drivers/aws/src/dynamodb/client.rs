@@ -2,6 +2,7 @@
 //!
 //! A step whose answer was lost is done again: it meets its own trace and is told that it was done.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
@@ -98,14 +99,9 @@ impl Table {
         // No transaction may name an item twice: who comes again comes after.
         let mut first: Vec<usize> = Vec::with_capacity(steps.len());
         let mut again: Vec<usize> = Vec::new();
-        let mut seen: Vec<&DedupKey> = Vec::with_capacity(steps.len());
+        let mut seen: HashSet<&DedupKey> = HashSet::with_capacity(steps.len());
         for (place, step) in steps.iter().enumerate() {
-            if seen.contains(&&step.key) {
-                again.push(place);
-            } else {
-                seen.push(&step.key);
-                first.push(place);
-            }
+            if seen.insert(&step.key) { &mut first } else { &mut again }.push(place);
         }
         let chunks = first.chunks(TOGETHER).map(|places| async move {
             let chunk: Vec<&Step> = places.iter().map(|place| &steps[*place]).collect();

@@ -161,6 +161,7 @@ pub(crate) async fn topics_are_apart_whatever_their_names_and_are_counted_and_pu
     assert_eq!(found, expected);
     let orders = topics.iter().find(|topic| topic.name == "orders").unwrap();
     assert_eq!(orders.dead_letters, 1);
+    assert!(objects.admin().groups("orders").await.unwrap().is_empty());
 
     assert_eq!(objects.admin().purge("a").await.unwrap(), 1);
     assert_eq!(objects.admin().purge("a").await.unwrap(), 0);
