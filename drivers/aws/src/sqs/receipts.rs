@@ -167,6 +167,7 @@ pub(crate) async fn give_back(sqs: &Sqs, url: &str, shelf: &Shelf, unread: Vec<H
         return;
     }
     let count = unread.len();
+    shelf.still(&unread.iter().map(|held| held.token).collect::<Vec<_>>()).await;
     let deeds = unread.into_iter().map(|held| (held, Deed::Hide(0), ())).collect();
     let mut kept = 0;
     for (held, (), done) in each(sqs, url, deeds, SETTLE_WITHIN).await {
@@ -180,7 +181,8 @@ pub(crate) async fn give_back(sqs: &Sqs, url: &str, shelf: &Shelf, unread: Vec<H
 }
 
 /// Extends leases; says which were. The time counts from before SQS was asked.
-pub(crate) async fn extend(sqs: &Sqs, url: &str, shelf: &Shelf, held: Vec<Held>) -> Vec<u64> {
+pub(crate) async fn extend(sqs: &Sqs, url: &str, shelf: &Shelf, mut held: Vec<Held>) -> Vec<u64> {
+    let _extending = shelf.extending(&mut held);
     let asked = Instant::now();
     let deeds = held
         .into_iter()

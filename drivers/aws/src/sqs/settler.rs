@@ -74,6 +74,9 @@ impl Settler for SqsSettler {
         let (known, queue, shelf) =
             (Arc::clone(&self.known), Arc::clone(&self.queue), Arc::clone(&self.shelf));
         let settling = self.known.aws.io().run(async move {
+            let hidden =
+                deeds.iter().filter(|(_, deed, _)| *deed != Deed::Delete).map(|(held, ..)| held.token);
+            shelf.still(&hidden.collect::<Vec<_>>()).await;
             // While the first of a group is out nobody gets these, so they go back before it.
             receipts::give_back(&known.calls, &queue.url, &shelf, behind).await;
             let done = receipts::each(&known.calls, &queue.url, deeds, SETTLE_WITHIN).await;

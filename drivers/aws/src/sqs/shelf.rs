@@ -68,6 +68,8 @@ pub(crate) struct Shelf {
     pub(crate) changed: Notify,
     /// Told when no more is wanted.
     pub(crate) closed: Notify,
+    /// Told when extensions have ended.
+    stilled: Notify,
     pub(crate) lease: Duration,
     max_messages: usize,
     max_bytes: usize,
@@ -81,6 +83,8 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// Groups of which a message is handed over.
     busy: HashSet<String>,
+    /// Those whose leases are being extended.
+    extending: HashSet<u64>,
     /// Of all that is held.
     bytes: usize,
     /// Messages that polls were told they may bring.
@@ -126,6 +130,7 @@ impl Shelf {
             arrived: Notify::new(),
             changed: Notify::new(),
             closed: Notify::new(),
+            stilled: Notify::new(),
             lease,
             max_messages: max_messages.max(1),
             max_bytes,
@@ -318,6 +323,28 @@ impl Shelf {
         true
     }
 
+    /// Keeps those that are still held, and marks them as being extended until what is given is dropped.
+    pub(crate) fn extending(&self, held: &mut Vec<Held>) -> Extending<'_> {
+        let mut state = self.lock();
+        held.retain(|held| state.held.contains_key(&held.token));
+        let tokens: Vec<_> = held.iter().map(|held| held.token).collect();
+        state.extending.extend(&tokens);
+        Extending { shelf: self, tokens }
+    }
+
+    /// Waits until none of these is being extended: that would overrule how long it is to be hidden.
+    pub(crate) async fn still(&self, tokens: &[u64]) {
+        loop {
+            let stilled = self.stilled.notified();
+            tokio::pin!(stilled);
+            stilled.as_mut().enable();
+            if !tokens.iter().any(|token| self.lock().extending.contains(token)) {
+                return;
+            }
+            stilled.await;
+        }
+    }
+
     /// No more is wanted.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
@@ -336,6 +363,23 @@ impl Shelf {
         let mut state = self.lock();
         let tokens: Vec<_> = state.waiting.drain(..).map(|w| w.token).collect();
         tokens.into_iter().rev().filter_map(|token| state.drop_held(token)).collect()
+    }
+}
+
+/// Extensions that are on their way.
+pub(crate) struct Extending<'a> {
+    shelf: &'a Shelf,
+    tokens: Vec<u64>,
+}
+
+impl Drop for Extending<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shelf.lock();
+        for token in &self.tokens {
+            state.extending.remove(token);
+        }
+        drop(state);
+        self.shelf.stilled.notify_waiters();
     }
 }
 
@@ -458,6 +502,24 @@ mod tests {
         assert_eq!(shelf.expire().len(), 1);
         shelf.arrive(1, vec![fetched("a1", Some("a"))], Instant::now());
         assert_eq!(ids(&take(&shelf, 2)), ["a1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_to_be_hidden_waits_for_its_extension_and_is_not_extended_after() {
+        let shelf = shelf();
+        shelf.arrive(1, vec![fetched("1", None)], Instant::now());
+        let delivery = take(&shelf, 1).remove(0);
+        let token = delivery.token.id();
+        let mut held: Vec<_> = shelf.extendable(token).into_iter().collect();
+        let extending = shelf.extending(&mut held);
+        assert!(shelf.end(token).is_some());
+        let tokens = [token.id];
+        let waiting = tokio::time::timeout(Duration::from_secs(1), shelf.still(&tokens));
+        assert!(waiting.await.is_err());
+        drop(extending);
+        shelf.still(&tokens).await;
+        drop(shelf.extending(&mut held));
+        assert!(held.is_empty(), "it is settled");
     }
 
     #[tokio::test(start_paused = true)]
