@@ -805,7 +805,7 @@ mod tests {
         }
         // The broker does not answer. The last one or two are not worth a read.
         assert!((64 * 16 - 2..=64 * 16).contains(&count), "{count}");
-        let answers = outward.tags.iter().map(|_| millstream_core::Settled::Done).collect();
+        let answers = outward.tags.iter().map(|_| Settled::Done).collect();
         let mut again = Outward::default();
         window.all_settled(Input::Main, &mut outward.tags, answers, &mut again, Instant::now());
         assert_eq!(window.limits(Input::Main).messages, 16);
