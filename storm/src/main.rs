@@ -10,25 +10,33 @@ mod arena;
 mod bulk;
 mod cgroup;
 mod children;
+#[cfg(any(feature = "kafka", feature = "aws"))]
 mod crew;
 mod disk;
 mod events;
+#[cfg(any(feature = "kafka", feature = "aws"))]
 mod java;
 mod journal;
 mod judge;
+#[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(any(feature = "kafka", feature = "aws"))]
 mod labour;
 mod launch;
 mod profiles;
 mod progress;
+#[cfg(any(feature = "kafka", feature = "aws"))]
 mod proxy;
 mod report;
 mod rounds;
 mod scratch;
+#[cfg(feature = "aws")]
 mod sqs;
 mod tables;
 mod tools;
 mod watched;
+#[cfg(any(feature = "kafka", feature = "aws"))]
+mod watched_writer;
 mod worker;
 
 use std::path::PathBuf;
@@ -60,9 +68,11 @@ enum Command {
     #[command(hide = true)]
     Worker(worker::Options),
     /// One of the members of a group on Kafka that are broken; started by `run`.
+    #[cfg(feature = "kafka")]
     #[command(hide = true)]
     KafkaWorker(kafka::worker::Options),
     /// One of those that share queues of SQS and are broken; started by `run`.
+    #[cfg(feature = "aws")]
     #[command(hide = true)]
     SqsWorker(sqs::worker::Options),
     /// One that is measured; started by `run`.
@@ -102,7 +112,9 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Run(run) => storm(&run),
         Command::Worker(options) => in_runtime(worker::run(options)).map(|()| true),
+        #[cfg(feature = "kafka")]
         Command::KafkaWorker(options) => in_runtime(kafka::worker::run(options)).map(|()| true),
+        #[cfg(feature = "aws")]
         Command::SqsWorker(options) => in_runtime(sqs::worker::run(options)).map(|()| true),
         Command::Bulk(options) => in_runtime(bulk::run(options)).map(|()| true),
         Command::Recorded(options) => in_runtime(profiles::power::run_recorded(options)).map(|()| true),

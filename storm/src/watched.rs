@@ -1,5 +1,4 @@
-//! A driver's reader with somebody who writes down what it delivers and what becomes of each settlement; and its writer
-//! with somebody who writes down what may have been written though nobody knows.
+//! A driver's reader with somebody who writes down what it delivers and what becomes of each settlement.
 //!
 //! Of a log, a settlement is a position: it settles whatever was delivered before it in its partition. What is delivered
 //! names its place there, behind the worker's name, such as `2.14 3/177`.
@@ -9,9 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytestring::ByteString;
 use millstream_core::{
-    Capabilities, Delivery, End, Epoch, ErrorKind, LeasePlan, Message, OpenRequest, Opened, PartitionId,
-    Read, ReadLimits, Reader, Result, SettleMode, Settled, Settlement, Settler, Source, TokenId,
-    WriteOutcome, WriteReport, Writer, WriterCapabilities,
+    Capabilities, Delivery, End, Epoch, LeasePlan, OpenRequest, Opened, PartitionId, Read, ReadLimits,
+    Reader, Result, SettleMode, Settled, Settlement, Settler, Source, TokenId,
 };
 use millstream_testkit::ledger::{Ending, Record};
 
@@ -171,53 +169,6 @@ impl<T: Settler> Settler for WatchedSettler<T> {
     }
 
     async fn close(self) -> Result<()> {
-        self.inner.close().await
-    }
-}
-
-/// A writer that is watched.
-#[derive(Debug)]
-pub(crate) struct WatchedWriter<W> {
-    inner: W,
-    journal: Arc<Journal>,
-}
-
-impl<W> WatchedWriter<W> {
-    pub(crate) fn new(inner: W, journal: Arc<Journal>) -> Self {
-        Self { inner, journal }
-    }
-}
-
-impl<W: Writer> Writer for WatchedWriter<W> {
-    fn capabilities(&self) -> WriterCapabilities {
-        self.inner.capabilities()
-    }
-
-    async fn check(&self, batch: &[Message]) -> Result<WriteReport> {
-        self.inner.check(batch).await
-    }
-
-    async fn write(&self, batch: Vec<Message>) -> Result<WriteReport> {
-        let ids: Vec<ByteString> = batch.iter().map(|message| message.id.clone()).collect();
-        let maybe = |id: &ByteString| self.journal.write(Record::MaybeWritten { id: id.clone() });
-        let outcomes = match self.inner.write(batch).await {
-            Ok(report) => report.into_outcomes(),
-            Err(error) => {
-                if error.kind() == ErrorKind::Unknown {
-                    ids.iter().for_each(maybe);
-                }
-                return Err(error);
-            }
-        };
-        for (id, outcome) in ids.iter().zip(&outcomes) {
-            if matches!(outcome, WriteOutcome::Unknown(_)) {
-                maybe(id);
-            }
-        }
-        Ok(WriteReport::each(outcomes))
-    }
-
-    async fn close(&self) -> Result<()> {
         self.inner.close().await
     }
 }

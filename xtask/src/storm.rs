@@ -31,7 +31,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result {
     install();
-    let mut run = program(&options.scale).arg("--at-once").arg(options.at_once.to_string());
+    let mut run = program("kafka,aws", &options.scale).arg("--at-once").arg(options.at_once.to_string());
     for (variable, jars) in [(KAFKA, services::kafka_jars()), (ELASTICMQ, services::elasticmq_jars())] {
         match jars {
             Ok(jars) => run = run.env(variable, jars.to_string_lossy()),
@@ -51,8 +51,10 @@ pub(crate) fn run(options: &Options) -> Result {
     run.run()
 }
 
-fn program(scale: &str) -> Run {
-    Run::cargo("run --release --package millstream-storm -- run --scale").arg(scale)
+/// The program with the profiles of these servers, beside those of the embedded drivers.
+fn program(servers: &str, scale: &str) -> Run {
+    Run::cargo("run --release --package millstream-storm --features")
+        .args([servers, "--", "run", "--scale", scale])
 }
 
 /// The variables by which the program finds the jars of its servers.
@@ -84,7 +86,7 @@ pub(crate) fn ci() -> Result<Outcome> {
     let json = std::env::temp_dir().join(format!("millstream-storm-{}.json", std::process::id()));
     install();
     // They mostly wait.
-    let mut run = program("ci").args(["--at-once", "3", "--json"]).arg(json.to_string_lossy());
+    let mut run = program("", "ci").args(["--at-once", "3", "--json"]).arg(json.to_string_lossy());
     // Those of servers take too long to be among the checks: `cargo xtask storm kafka aws`.
     run = run.args(["sqlite", "memory"]);
     if let Some(seed) = seed_of_commit() {

@@ -9,7 +9,8 @@ use millstream::kafka::{Kafka, Protocol};
 
 use crate::Result;
 use crate::labour::{self, Duty};
-use crate::watched::{Watched, WatchedWriter};
+use crate::watched::Watched;
+use crate::watched_writer::WatchedWriter;
 
 /// Who a worker is and how it is a member.
 #[derive(Debug, Clone, Args)]

@@ -7,6 +7,7 @@ mod four;
 mod fsync;
 mod full;
 pub(crate) mod ioerror;
+#[cfg(feature = "kafka")]
 mod kafka;
 mod kill;
 mod memory;
@@ -15,6 +16,7 @@ pub(crate) mod power;
 mod replaced;
 mod sigterm;
 mod soak;
+#[cfg(feature = "aws")]
 mod sqs;
 mod stop;
 mod timens;
@@ -25,8 +27,10 @@ use clap::ValueEnum;
 use millstream_testkit::ledger::Ledger;
 
 use crate::arena::{Arena, Kind};
+#[cfg(feature = "kafka")]
 use crate::kafka::worker::Sharing;
 use crate::report::Row;
+#[cfg(feature = "aws")]
 use crate::sqs::worker::Sort;
 use crate::{Result, judge, scratch};
 
@@ -212,12 +216,26 @@ impl Profile {
             Self::MemoryMemory => memory::memory(scale),
             Self::SqliteSoak => soak::sqlite(scale),
             Self::MemorySoak => soak::memory(scale),
+            #[cfg(feature = "kafka")]
             Self::KafkaCluster => kafka::cluster(scale, Sharing::Range, seed),
+            #[cfg(feature = "kafka")]
             Self::KafkaCooperative => kafka::cluster(scale, Sharing::Cooperative, seed),
+            #[cfg(not(feature = "kafka"))]
+            Self::KafkaCluster | Self::KafkaCooperative => Ok(Row::skipped(without("kafka"))),
+            #[cfg(feature = "aws")]
             Self::AwsStandard => sqs::queues(scale, Sort::Standard, seed),
+            #[cfg(feature = "aws")]
             Self::AwsFifo => sqs::queues(scale, Sort::Fifo, seed),
+            #[cfg(not(feature = "aws"))]
+            Self::AwsStandard | Self::AwsFifo => Ok(Row::skipped(without("aws"))),
         }
     }
+}
+
+/// Why a profile is not run whose driver is not built in.
+#[cfg(not(all(feature = "kafka", feature = "aws")))]
+fn without(feature: &str) -> String {
+    format!("this program was built without the feature {feature}; `cargo xtask storm` has it")
 }
 
 /// Holds a storm of workers on a file in a new folder.

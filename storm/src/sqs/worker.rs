@@ -9,7 +9,8 @@ use millstream::aws::{Aws, Queues, Sqs};
 
 use crate::Result;
 use crate::labour::{self, Duty};
-use crate::watched::{Watched, WatchedWriter};
+use crate::watched::Watched;
+use crate::watched_writer::WatchedWriter;
 
 /// How long its polls wait: closing waits as long.
 const WAIT: Duration = Duration::from_secs(2);
