@@ -130,7 +130,11 @@ fn act(action: Action, service: &dyn Service) -> Result {
 
 /// The clients of other languages that speak to a service in tests.
 fn peers(name: &str) -> Result<Vec<Variable>> {
-    if name == "kafka" { peers::of_kafka() } else { Ok(Vec::new()) }
+    match name {
+        "kafka" => peers::of_kafka(),
+        "elasticmq" | "moto" | "dynamodb" => peers::of_aws(),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// The folder of Kafka's jars, for who starts brokers by himself; they are brought into the cache if they are not there.
@@ -159,7 +163,7 @@ impl Servers {
         all.iter().try_for_each(|service| service.install())?;
         let (running, ours): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|service| service.running().is_some());
-        let mut servers = Self { variables: peers::of_kafka()?, ours };
+        let mut servers = Self { variables: peers::all()?, ours };
         servers.variables.extend(running.iter().filter_map(|service| service.running()).flatten());
         let started: Vec<Result<Vec<Variable>, String>> = thread::scope(|scope| {
             let start = |service: &dyn Service| {
