@@ -45,13 +45,13 @@ enum Child {
 
 #[derive(Args)]
 struct Options {
-    /// Which groups; all of them but `kafka` by default.
+    /// Which groups; all of them but `kafka` and `aws` by default.
     #[arg(value_enum)]
     groups: Vec<Group>,
-    /// How much of `sqlite` and `kafka`.
+    /// How much of `sqlite`, `kafka` and `aws`.
     #[arg(long, value_enum, default_value = "quick")]
     scale: sqlite::Scale,
-    /// Which parts of `sqlite` and `kafka`; all of them by default.
+    /// Which parts of `sqlite`, `kafka` and `aws`; all of them by default.
     #[arg(long = "step", value_parser = Step::parse, value_name = "STEP")]
     steps: Vec<Step>,
     /// Writes a row for each figure to this file, as a JSON array.

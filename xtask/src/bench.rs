@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::Result;
 use crate::command::Run;
-use crate::services::{self, BenchBroker};
+use crate::services::{self, BenchServers};
 
 /// A workspace of its own.
 const MANIFEST: &str = "bench/Cargo.toml";
@@ -18,12 +18,12 @@ const GO_PEERS: [(&str, &str); 2] =
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Which groups, such as consume; all of them but kafka by default.
+    /// Which groups, such as consume; all of them but kafka and aws by default.
     groups: Vec<String>,
-    /// How much of sqlite and kafka: quick or full.
+    /// How much of sqlite, kafka and aws: quick or full.
     #[arg(long)]
     scale: Option<String>,
-    /// Which parts of sqlite and kafka, such as acknowledged; all of them by default.
+    /// Which parts of sqlite, kafka and aws, such as acknowledged; all of them by default.
     #[arg(long = "step", value_name = "STEP")]
     steps: Vec<String>,
     /// Writes a row for each figure to this file, as a JSON array.
@@ -36,16 +36,19 @@ pub(crate) fn run(options: &Options) -> Result {
     Run::cargo("build --release --locked --manifest-path").arg(MANIFEST).run()?;
     let program = program()?;
     let mut run = Run::new(program.as_str());
-    let with_kafka = options.groups.iter().any(|group| group == "kafka");
-    if with_kafka {
+    let with = |name: &str| options.groups.iter().any(|group| group == name);
+    if with("kafka") {
         for (name, value) in build_for_kafka(&program)? {
             run = run.env(name, value);
         }
     }
-    // It runs as long as this lives.
-    let broker = if with_kafka { Some(BenchBroker::start()?) } else { None };
-    if let Some(broker) = &broker {
-        run = run.env(BenchBroker::VARIABLE, broker.address.as_str());
+    if with("aws") {
+        build("bench-aws")?;
+    }
+    // They run as long as this lives.
+    let servers = BenchServers::start(&options.groups)?;
+    for (name, value) in &servers.variables {
+        run = run.env(name, value.as_str());
     }
     if let Some(json) = &options.json {
         // It runs in the root, and the file is named from where we are.
@@ -72,12 +75,14 @@ fn program() -> Result<String> {
     Ok(format!("{folder}/release/millstream-bench"))
 }
 
+/// Builds what only some group needs.
+fn build(package: &str) -> Result {
+    Run::cargo("build --release --locked --manifest-path").arg(MANIFEST).args(["-p", package]).run()
+}
+
 /// Builds what only the group `kafka` needs, and says where the programs in Go are. A peer that cannot be built is left
 /// out by the bench, which says so.
 fn build_for_kafka(program: &str) -> Result<Vec<(&'static str, String)>> {
-    let build = |package: &str| {
-        Run::cargo("build --release --locked --manifest-path").arg(MANIFEST).args(["-p", package]).run()
-    };
     build("bench-kafka")?;
     if let Err(error) = build("bench-ruststream-rdkafka") {
         eprintln!("{error}");

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::load::{self, Job};
-use crate::timing::Ages;
 use crate::{Measured, brokers, group};
+use bench_load::Ages;
 
 /// Messages of one read. More of them would leave the caches before they are looked at.
 const READ: usize = 256;

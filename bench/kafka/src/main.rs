@@ -8,7 +8,6 @@ mod driver;
 mod load;
 mod raw_consume;
 mod raw_produce;
-mod timing;
 mod toolkit;
 mod topics;
 

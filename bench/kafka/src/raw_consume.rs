@@ -16,8 +16,8 @@ use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use crate::load::{self, Reading};
-use crate::timing::Arrivals;
 use crate::{Measured, brokers, group, raw_produce};
+use bench_load::Arrivals;
 
 /// Messages of a partition before the next has its turn.
 const TURN: usize = 32;

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use crate::load::{self, CONTENT_TYPE, Job, Reading};
-use crate::timing::Ages;
 use crate::{Measured, brokers};
+use bench_load::Ages;
 
 /// Batches under way.
 struct Slots {

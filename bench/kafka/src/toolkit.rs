@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::driver::connect;
 use crate::load::{self, Job, Reading};
-use crate::timing::{Ages, Arrivals};
 use crate::{Measured, group};
+use bench_load::{Ages, Arrivals};
 
 /// How long until a backlog is surely handled.
 const WITHIN: Duration = Duration::from_secs(300);

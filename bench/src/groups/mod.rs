@@ -1,10 +1,12 @@
 //! What is measured, a file a group.
 
+pub(crate) mod aws;
 mod build;
 mod consume;
 pub(crate) mod kafka;
 mod layers;
 mod memory;
+mod program;
 mod publish;
 mod scale;
 pub(crate) mod sqlite;
@@ -31,6 +33,8 @@ pub(crate) enum Group {
     Sqlite,
     /// `kafka://` on a real broker, beside the raw client and peers. Only if it is named: it needs a broker.
     Kafka,
+    /// `sqs://` and reservations in DynamoDB, beside the SDK alone. Only if it is named: it needs servers.
+    Aws,
     /// A clean release build.
     Build,
 }
@@ -40,19 +44,26 @@ pub(crate) enum Group {
 pub(crate) enum Step {
     Sqlite(sqlite::Step),
     Kafka(kafka::Step),
+    Aws(aws::Step),
 }
 
 impl Step {
     /// Reads it from the command line.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let of_sqlite = sqlite::Step::from_str(text, false).map(Self::Sqlite);
-        of_sqlite.or_else(|_| kafka::Step::from_str(text, false).map(Self::Kafka)).map_err(|_| {
+        let of_sqlite = || sqlite::Step::from_str(text, false).map(Self::Sqlite);
+        let of_kafka = || kafka::Step::from_str(text, false).map(Self::Kafka);
+        let of_aws = || aws::Step::from_str(text, false).map(Self::Aws);
+        of_sqlite().or_else(|_| of_kafka()).or_else(|_| of_aws()).map_err(|_| {
             fn names<S: ValueEnum>(group: Group) -> String {
                 let names = S::value_variants().iter().filter_map(ValueEnum::to_possible_value);
                 let names: Vec<_> = names.map(|value| value.get_name().to_owned()).collect();
                 format!("{} has {}", group.name(), names.join(", "))
             }
-            let all = [names::<sqlite::Step>(Group::Sqlite), names::<kafka::Step>(Group::Kafka)];
+            let all = [
+                names::<sqlite::Step>(Group::Sqlite),
+                names::<kafka::Step>(Group::Kafka),
+                names::<aws::Step>(Group::Aws),
+            ];
             format!("there is no such step; {}", all.join("; "))
         })
     }
@@ -66,7 +77,11 @@ impl Group {
 
     /// Those that are measured if none is named.
     pub(crate) fn usual() -> Vec<Self> {
-        Self::value_variants().iter().copied().filter(|group| *group != Self::Kafka).collect()
+        Self::value_variants()
+            .iter()
+            .copied()
+            .filter(|group| !matches!(group, Self::Kafka | Self::Aws))
+            .collect()
     }
 
     /// Measures.
@@ -84,6 +99,10 @@ impl Group {
             Self::Kafka => {
                 let own = |step: &Step| if let Step::Kafka(step) = step { Some(*step) } else { None };
                 kafka::run(scale, &steps.iter().filter_map(own).collect::<Vec<_>>())
+            }
+            Self::Aws => {
+                let own = |step: &Step| if let Step::Aws(step) = step { Some(*step) } else { None };
+                aws::run(scale, &steps.iter().filter_map(own).collect::<Vec<_>>())
             }
             Self::Build => build::run(),
         }

@@ -75,7 +75,8 @@ where
 {
     loop {
         let pool = connections.number();
-        let failure = match call().await {
+        // The SDK's futures have many kilobytes, and all that hold this one would have them, too, and be moved with them.
+        let failure = match Box::pin(call()).await {
             Ok(answer) => return Ok(answer),
             Err(error) => errors::of(&error, what),
         };

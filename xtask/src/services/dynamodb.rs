@@ -14,7 +14,10 @@ use crate::Result;
 const PROGRAM: Java =
     Java { name: "dynamodb", version: "2.6.1", jars: &[("com.amazonaws", "DynamoDBLocal", "2.6.1")] };
 
-pub(super) struct DynamoDb;
+pub(super) struct DynamoDb {
+    /// What Java is told.
+    pub(super) options: [&'static str; 2],
+}
 
 impl Server for DynamoDb {
     const NAME: &'static str = "dynamodb";
@@ -28,7 +31,7 @@ impl Server for DynamoDb {
         let lib = PROGRAM.install()?;
         let mut command = java::command(&lib);
         command
-            .args(java::SOONER)
+            .args(self.options)
             .arg(format!("-Dmillstream.home={}", Process::mark(home)))
             // Its SQLite lies beside the jars.
             .arg(format!("-Djava.library.path={}", lib.display()))

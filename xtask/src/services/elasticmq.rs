@@ -20,7 +20,10 @@ pub(super) fn jars() -> Result<PathBuf> {
     PROGRAM.install()
 }
 
-pub(super) struct ElasticMq;
+pub(super) struct ElasticMq {
+    /// What Java is told.
+    pub(super) options: [&'static str; 2],
+}
 
 impl Server for ElasticMq {
     const NAME: &'static str = "elasticmq";
@@ -33,7 +36,7 @@ impl Server for ElasticMq {
     fn command(&self, home: &Path, ports: &[u16]) -> Result<Command> {
         let mut command = java::command(&PROGRAM.install()?);
         command
-            .args(java::SOONER)
+            .args(self.options)
             .arg(format!("-Dmillstream.home={}", Process::mark(home)))
             // Unless told, it listens on every interface.
             .args(["-Drest-sqs.bind-hostname=127.0.0.1", "-Drest-stats.bind-hostname=127.0.0.1"])

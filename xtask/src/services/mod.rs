@@ -61,9 +61,9 @@ trait Service: Sync {
 fn services(brokers: u16) -> Result<Vec<Box<dyn Service>>> {
     Ok(vec![
         Box::new(kafka::Cluster::of(brokers)?),
-        Box::new(Single::new(elasticmq::ElasticMq)),
+        Box::new(Single::new(elasticmq::ElasticMq { options: java::SOONER })),
         Box::new(Single::new(moto::Moto)),
-        Box::new(Single::new(dynamodb::DynamoDb)),
+        Box::new(Single::new(dynamodb::DynamoDb { options: java::SOONER })),
         Box::new(Single::new(seaweedfs::SeaweedFs)),
     ])
 }
@@ -130,7 +130,11 @@ fn act(action: Action, service: &dyn Service) -> Result {
 
 /// The clients of other languages that speak to a service in tests.
 fn peers(name: &str) -> Result<Vec<Variable>> {
-    if name == "kafka" { peers::of_kafka() } else { Ok(Vec::new()) }
+    match name {
+        "kafka" => peers::of_kafka(),
+        "elasticmq" | "moto" | "dynamodb" => peers::of_aws(),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// The folder of Kafka's jars, for who starts brokers by himself; they are brought into the cache if they are not there.
@@ -159,7 +163,7 @@ impl Servers {
         all.iter().try_for_each(|service| service.install())?;
         let (running, ours): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|service| service.running().is_some());
-        let mut servers = Self { variables: peers::of_kafka()?, ours };
+        let mut servers = Self { variables: peers::all()?, ours };
         servers.variables.extend(running.iter().filter_map(|service| service.running()).flatten());
         let started: Vec<Result<Vec<Variable>, String>> = thread::scope(|scope| {
             let start = |service: &dyn Service| {
@@ -187,26 +191,45 @@ impl Drop for Servers {
     }
 }
 
-/// A broker of the bench's own, running as long as this lives.
-pub(crate) struct BenchBroker {
-    kafka: kafka::Cluster,
-    pub(crate) address: String,
+/// Servers of the bench's own, running as long as this lives.
+pub(crate) struct BenchServers {
+    /// Where the bench finds them.
+    pub(crate) variables: Vec<Variable>,
+    services: Vec<Box<dyn Service>>,
 }
 
-impl BenchBroker {
-    pub(crate) const VARIABLE: &str = kafka::VARIABLE;
+impl BenchServers {
+    /// Starts those that these groups need.
+    pub(crate) fn start(groups: &[String]) -> Result<Self> {
+        let mut servers = Self { variables: Vec::new(), services: Vec::new() };
+        for group in groups {
+            match group.as_str() {
+                "kafka" => servers.add(kafka::Cluster::for_bench()?)?,
+                "aws" => {
+                    let options = java::QUICKER;
+                    servers.add(Single::for_bench(elasticmq::ElasticMq { options }))?;
+                    servers.add(Single::for_bench(dynamodb::DynamoDb { options }))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(servers)
+    }
 
-    pub(crate) fn start() -> Result<Self> {
-        let kafka = kafka::Cluster::for_bench()?;
-        let address = kafka.start()?.into_iter().next().map(|(_, address)| address).unwrap_or_default();
-        Ok(Self { kafka, address })
+    fn add(&mut self, service: impl Service + 'static) -> Result {
+        let variables = service.start();
+        self.services.push(Box::new(service));
+        self.variables.extend(variables?);
+        Ok(())
     }
 }
 
-impl Drop for BenchBroker {
+impl Drop for BenchServers {
     fn drop(&mut self) {
-        if let Err(error) = self.kafka.stop() {
-            eprintln!("kafka could not be stopped: {error}");
+        for service in &self.services {
+            if let Err(error) = service.stop() {
+                eprintln!("{} could not be stopped: {error}", service.name());
+            }
         }
     }
 }

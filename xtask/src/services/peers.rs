@@ -9,7 +9,7 @@ use super::python::Python;
 use crate::command::{Run, root};
 use crate::{Result, tools};
 
-/// The Python client, and the SDK of CloudEvents. Go's is pinned in its own `go.mod`.
+/// The Python client of Kafka, and the SDK of CloudEvents. Go's is pinned in its own `go.mod`.
 const PYTHON: Python = Python {
     kind: "peers",
     name: "confluent-kafka",
@@ -17,6 +17,25 @@ const PYTHON: Python = Python {
     packages: &["confluent-kafka==2.16.1", "cloudevents==1.12.0"],
     probe: "import confluent_kafka, cloudevents.kafka",
 };
+
+/// The Python client of Amazon's services.
+const BOTO: Python = Python {
+    kind: "peers",
+    name: "boto3",
+    version: "1.43.11",
+    packages: &["boto3==1.43.11"],
+    probe: "import boto3",
+};
+
+/// Those of all services.
+pub(super) fn all() -> Result<Vec<Variable>> {
+    Ok([of_kafka()?, of_aws()?].concat())
+}
+
+/// A Python that speaks to SQS, SNS and DynamoDB.
+pub(super) fn of_aws() -> Result<Vec<Variable>> {
+    Ok(vec![("MILLSTREAM_PEER_BOTO", text(&BOTO.install()?))])
+}
 
 /// Where tests find each: Go's program, a Python that has the client, the jars of Java's.
 pub(super) fn of_kafka() -> Result<Vec<Variable>> {

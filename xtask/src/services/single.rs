@@ -46,6 +46,11 @@ impl<S: Server> Single<S> {
         Self { server, home: process::folder().join(S::NAME) }
     }
 
+    /// One of the bench's own, beside that of the tests.
+    pub(super) fn for_bench(server: S) -> Self {
+        Self { server, home: process::folder().join(format!("{}-bench", S::NAME)) }
+    }
+
     fn process(&self) -> Process {
         Process::of(self.home.clone())
     }

@@ -1,8 +1,8 @@
 //! The driver beside the raw client with bytes, and the toolkit beside it with JSON.
 
-use super::program::{Program, interleaved};
-use super::{GROUP, RAW, Topic, bytes, partitions};
+use super::{GROUP, RAW, Topic, bench, partitions};
 use crate::Result;
+use crate::groups::program::{bytes, interleaved, told};
 use crate::groups::sqlite::Scale;
 use crate::rounds::Runs;
 use crate::row::{Goal, Row};
@@ -38,7 +38,7 @@ pub(super) fn produce(scale: Scale) -> Result<Vec<Row>> {
         // A round on a new topic; the first, which finds a cold broker, does not count.
         let run = |subject: &str| {
             let topic = Topic::new(count)?;
-            Program::ours(["produce", subject, &topic.0]).arg(messages).arg(size).outcome()
+            bench(["produce", subject, &topic.0]).arg(messages).arg(size).outcome()
         };
         run("raw")?;
         let runs = interleaved([messages; 4], scale.rounds(), || {
@@ -55,7 +55,7 @@ pub(super) fn consume(scale: Scale) -> Result<Vec<Row>> {
     for (size, count) in SHAPES {
         let messages = messages(scale, size);
         let topic = Topic::filled(count, messages, size)?;
-        let run = |subject: &str| Program::ours(["consume", subject, &topic.0]).arg(messages).outcome();
+        let run = |subject: &str| bench(["consume", subject, &topic.0]).arg(messages).outcome();
         run("raw")?;
         let runs = interleaved([messages; 4], scale.rounds(), || {
             let [a, b, c, d] = SUBJECTS;
@@ -100,17 +100,4 @@ fn compare(done: &str, size: usize, count: u32, runs: &[Runs; 4]) -> Vec<Row> {
         );
     }
     rows
-}
-
-/// A subject's rounds, in words.
-pub(super) fn told(who: &str, runs: &Runs) -> String {
-    let latency = runs.latency();
-    let latency = if latency.is_empty() { latency } else { format!(", a batch confirmed in {latency}") };
-    format!(
-        "{who} {:.0} messages a second (best/median/worst {}), CPU {}, {}{latency}",
-        runs.rate(),
-        runs.spread(),
-        runs.cpu_spread(),
-        runs.memory()
-    )
 }

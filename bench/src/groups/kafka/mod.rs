@@ -7,11 +7,10 @@ mod beside_raw;
 mod paced;
 mod peers;
 mod poison;
-mod program;
 
 use clap::ValueEnum;
 
-use self::program::Program;
+use super::program::Program;
 use super::sqlite::Scale;
 use crate::Result;
 use crate::row::Row;
@@ -58,6 +57,11 @@ pub(crate) fn run(scale: Scale, steps: &[Step]) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Raw client, driver and toolkit, with these arguments.
+fn bench<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Program {
+    Program::of("bench-kafka", arguments)
+}
+
 /// A topic that goes when the step ends.
 #[derive(Debug)]
 struct Topic(String);
@@ -66,30 +70,25 @@ impl Topic {
     /// An empty one.
     fn new(partitions: u32) -> Result<Self> {
         let topic = Self(format!("bench-{}", uuid::Uuid::now_v7()));
-        Program::ours(["topic", &topic.0]).arg(partitions).quiet()?;
+        bench(["topic", &topic.0]).arg(partitions).quiet()?;
         Ok(topic)
     }
 
     /// One with so many messages of so many bytes.
     fn filled(partitions: u32, messages: usize, size: usize) -> Result<Self> {
         let topic = Self::new(partitions)?;
-        Program::ours(["fill", &topic.0]).arg(messages).arg(size).quiet()?;
+        bench(["fill", &topic.0]).arg(messages).arg(size).quiet()?;
         Ok(topic)
     }
 }
 
 impl Drop for Topic {
     fn drop(&mut self) {
-        let gone = Program::ours(["remove", &self.0]).arg(format!("{}.dlq", self.0)).quiet();
+        let gone = bench(["remove", &self.0]).arg(format!("{}.dlq", self.0)).quiet();
         if let Err(error) = gone {
             eprintln!("{}: {error}", self.0);
         }
     }
-}
-
-/// A payload's size, in words.
-fn bytes(size: usize) -> String {
-    if size.is_multiple_of(1 << 10) { format!("{} KiB", size >> 10) } else { format!("{size} B") }
 }
 
 /// Partitions, in words.

@@ -1,8 +1,8 @@
 //! From just before a message is written until its handler has it, at a steady pace that nobody finds hard.
 
-use super::program::{Program, interleaved};
-use super::{GROUP, RAW, Topic};
+use super::{GROUP, RAW, Topic, bench};
 use crate::Result;
+use crate::groups::program::interleaved;
 use crate::groups::sqlite::Scale;
 use crate::row::Row;
 
@@ -12,7 +12,7 @@ const MESSAGES: usize = 10_000;
 pub(super) fn run(scale: Scale) -> Result<Vec<Row>> {
     let run = |subject: &str| {
         let topic = Topic::new(12)?;
-        Program::ours(["paced", subject, &topic.0]).arg(MESSAGES).outcome()
+        bench(["paced", subject, &topic.0]).arg(MESSAGES).outcome()
     };
     let [raw, toolkit] =
         interleaved([MESSAGES; 2], scale.rounds(), || Ok([run("raw-typed")?, run("toolkit")?]))?;

@@ -3,10 +3,10 @@
 
 use bench_harness::Outcome;
 
-use super::beside_raw::{messages, told};
-use super::program::{Program, interleaved};
-use super::{GROUP, Topic};
+use super::beside_raw::messages;
+use super::{GROUP, Topic, bench};
 use crate::Result;
+use crate::groups::program::{Program, interleaved, told};
 use crate::groups::sqlite::Scale;
 use crate::row::{Goal, Row};
 
@@ -62,7 +62,7 @@ fn consume<const N: usize>(
 ) -> Result<Vec<Row>> {
     let Some(program) = &peer.program else { return Ok(vec![peer.left_out("read and committed")]) };
     let program = mode.into_iter().fold(program.clone(), Program::arg).arg(&topic.0).arg(theirs);
-    let ours = || Program::ours(["consume", "toolkit", &topic.0]).arg(all).outcome();
+    let ours = || bench(["consume", "toolkit", &topic.0]).arg(all).outcome();
     pair(scale, peer, "read and committed, typed", (all, theirs), goal, || Ok([ours()?, program.outcome()?]))
 }
 
@@ -71,7 +71,7 @@ fn publish(scale: Scale, peer: &Peer) -> Result<Vec<Row>> {
     let Some(program) = &peer.program else { return Ok(vec![peer.left_out("published in batches of 100")]) };
     let (all, theirs) = (messages(scale, SIZE) / 4, 10_000);
     let ours = |topic: &Topic| {
-        let program = Program::ours(["produce", "toolkit", &topic.0]).arg(all).arg(SIZE);
+        let program = bench(["produce", "toolkit", &topic.0]).arg(all).arg(SIZE);
         program.arg("--batch").arg(100).arg("--outstanding").arg(1).outcome()
     };
     pair(scale, peer, "published in batches of 100, typed", (all, theirs), 10.0, || {

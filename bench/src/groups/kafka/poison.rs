@@ -1,9 +1,9 @@
 //! One message in a thousand cannot be decoded and becomes a dead letter: how much slower the others are.
 
-use super::beside_raw::{messages, told};
-use super::program::{Program, interleaved};
-use super::{GROUP, Topic};
+use super::beside_raw::messages;
+use super::{GROUP, Topic, bench};
 use crate::Result;
+use crate::groups::program::{interleaved, told};
 use crate::groups::sqlite::Scale;
 use crate::row::{Goal, Row};
 
@@ -15,9 +15,8 @@ pub(super) fn run(scale: Scale) -> Result<Vec<Row>> {
     let sound = messages - messages / EVERY;
     let clean = Topic::filled(12, messages, SIZE)?;
     let spoilt = Topic::new(12)?;
-    Program::ours(["fill", &spoilt.0]).arg(messages).arg(SIZE).arg("--poison").arg(EVERY).quiet()?;
-    let run =
-        |topic: &Topic, wanted: usize| Program::ours(["consume", "toolkit", &topic.0]).arg(wanted).outcome();
+    bench(["fill", &spoilt.0]).arg(messages).arg(SIZE).arg("--poison").arg(EVERY).quiet()?;
+    let run = |topic: &Topic, wanted: usize| bench(["consume", "toolkit", &topic.0]).arg(wanted).outcome();
     run(&clean, messages)?;
     let [clean, rest] = interleaved([messages, sound], scale.rounds(), || {
         Ok([run(&clean, messages)?, run(&spoilt, sound)?])

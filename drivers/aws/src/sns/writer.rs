@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aws_sdk_sns::types::{MessageAttributeValue, PublishBatchRequestEntry};
+use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::operation::BuildError;
 use bytestring::ByteString;
 use futures_util::StreamExt as _;
@@ -116,18 +117,13 @@ impl Target for To<'_> {
     }
 
     async fn send(&self, entries: &[Entry], tries: &mut Tries, repeat: Repeat) -> Result<Answer, Failure> {
-        let request: Vec<_> = entries
-            .iter()
-            .enumerate()
-            .map(|(id, entry)| of_entry(id, entry))
-            .collect::<Result<_, _>>()
-            .map_err(|e| batches::unbuilt(&e))?;
-        let asked = self.topics.sns.ask(tries, repeat, "the message was not published", |client| {
-            client
-                .publish_batch()
-                .topic_arn(self.arn)
-                .set_publish_batch_request_entries(Some(request.clone()))
-                .send()
+        let what = "the message was not published";
+        // Built for each attempt: nearly always there is one, and a copy for another would cost as much.
+        let asked = self.topics.sns.ask(tries, repeat, what, |client| async move {
+            let request: Result<_, _> = entries.iter().enumerate().map(|(id, e)| of_entry(id, e)).collect();
+            let request = request.map_err(SdkError::construction_failure)?;
+            let publish = client.publish_batch().topic_arn(self.arn);
+            publish.set_publish_batch_request_entries(Some(request)).send().await
         });
         let answer = asked.await?;
         Ok(Answer {

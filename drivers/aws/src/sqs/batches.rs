@@ -337,10 +337,3 @@ fn sort(entries: Vec<Entry>, answer: Answer, ended: &mut Ended) -> (Vec<Entry>, 
     );
     (left, why)
 }
-
-/// A request that the SDK does not build: a defect here, not of the messages.
-pub(crate) fn unbuilt(error: &dyn std::error::Error) -> Failure {
-    let error =
-        Error::new(ErrorKind::Internal, format!("a request could not be built: {error}")).fix("report it");
-    Failure { fate: Fate::Refused, error, silent: false }
-}

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::operation::BuildError;
 use bytestring::ByteString;
 use futures_util::StreamExt as _;
@@ -130,15 +131,12 @@ impl Target for To<'_> {
     }
 
     async fn send(&self, entries: &[Entry], tries: &mut Tries, repeat: Repeat) -> Result<Answer, Failure> {
-        let request: Vec<_> = entries
-            .iter()
-            .enumerate()
-            .map(|(id, entry)| of_entry(id, entry))
-            .collect::<Result<_, _>>()
-            .map_err(|e| batches::unbuilt(&e))?;
         let what = "the message was not written";
-        let asked = self.known.calls.ask(tries, repeat, what, |client| {
-            client.send_message_batch().queue_url(&self.queue.url).set_entries(Some(request.clone())).send()
+        // Built for each attempt: nearly always there is one, and a copy for another would cost as much.
+        let asked = self.known.calls.ask(tries, repeat, what, |client| async move {
+            let request: Result<_, _> = entries.iter().enumerate().map(|(id, e)| of_entry(id, e)).collect();
+            let request = request.map_err(SdkError::construction_failure)?;
+            client.send_message_batch().queue_url(&self.queue.url).set_entries(Some(request)).send().await
         });
         let answer = asked.await?;
         Ok(Answer {

@@ -1,4 +1,4 @@
-//! Programs that run one loop on the broker and tell what it took, and rounds of them.
+//! Programs that run one loop on a broker and tell what it took, and rounds of them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -27,9 +27,9 @@ impl Program {
         Self { path, arguments: Vec::new() }
     }
 
-    /// Raw client, driver and toolkit.
-    pub(super) fn ours<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Self {
-        let path = std::env::current_exe().unwrap_or_default().with_file_name("bench-kafka");
+    /// The same with arguments.
+    pub(super) fn of<'a>(name: &str, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+        let path = std::env::current_exe().unwrap_or_default().with_file_name(name);
         Self { path, arguments: arguments.into_iter().map(OsString::from).collect() }
     }
 
@@ -46,7 +46,7 @@ impl Program {
     fn output(&self) -> Result<Vec<u8>> {
         let path = self.path.display();
         if !self.exists() {
-            return Err(format!("{path} is missing: `cargo xtask bench kafka` builds it").into());
+            return Err(format!("{path} is missing: `cargo xtask bench` builds it for its group").into());
         }
         let output = Command::new(&self.path).args(&self.arguments).output()?;
         if output.status.success() {
@@ -81,4 +81,22 @@ pub(super) fn interleaved<const N: usize>(
     }
     let mut messages = messages.into_iter();
     Ok(all.map(|outcomes| Runs::of(messages.next().unwrap_or(1), outcomes)))
+}
+
+/// A subject's rounds, in words.
+pub(super) fn told(who: &str, runs: &Runs) -> String {
+    let latency = runs.latency();
+    let latency = if latency.is_empty() { latency } else { format!(", latency {latency}") };
+    format!(
+        "{who} {:.0} messages a second (best/median/worst {}), CPU {}, {}{latency}",
+        runs.rate(),
+        runs.spread(),
+        runs.cpu_spread(),
+        runs.memory()
+    )
+}
+
+/// A payload's size, in words.
+pub(super) fn bytes(size: usize) -> String {
+    if size.is_multiple_of(1 << 10) { format!("{} KiB", size >> 10) } else { format!("{size} B") }
 }

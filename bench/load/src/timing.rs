@@ -13,25 +13,32 @@ const HOUR: u64 = 3_600_000_000_000;
 
 /// Latencies of a run.
 #[derive(Debug)]
-pub(crate) struct Ages(Histogram<u64>);
+pub struct Ages(Histogram<u64>);
 
 impl Ages {
-    pub(crate) fn new() -> Result<Self> {
+    /// None yet.
+    ///
+    /// # Errors
+    /// If there is no such histogram.
+    pub fn new() -> Result<Self> {
         Ok(Self(Histogram::new_with_bounds(1, HOUR, 3)?))
     }
 
-    pub(crate) fn add(&mut self, age: Duration) {
+    /// One more.
+    pub fn add(&mut self, age: Duration) {
         self.0.saturating_record(u64::try_from(age.as_nanos()).unwrap_or(HOUR).max(1));
     }
 
-    pub(crate) fn latency(&self) -> Latency {
+    /// Half of them, 99 of 100, and the longest.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
         Latency { p50: self.0.value_at_quantile(0.5), p99: self.0.value_at_quantile(0.99), max: self.0.max() }
     }
 }
 
 /// Where handlers say that a message came.
 #[derive(Debug, Clone)]
-pub(crate) struct Arrivals(Arc<Inner>);
+pub struct Arrivals(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -44,7 +51,11 @@ struct Inner {
 }
 
 impl Arrivals {
-    pub(crate) fn new(wanted: usize) -> Result<Self> {
+    /// Waits for so many.
+    ///
+    /// # Errors
+    /// If there is no histogram.
+    pub fn new(wanted: usize) -> Result<Self> {
         Ok(Self(Arc::new(Inner {
             wanted,
             count: AtomicUsize::new(0),
@@ -56,12 +67,13 @@ impl Arrivals {
     }
 
     /// Nanoseconds since it was made.
-    pub(crate) fn now(&self) -> u64 {
+    #[must_use]
+    pub fn now(&self) -> u64 {
         u64::try_from(self.0.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// The first one starts the clock.
-    pub(crate) fn arrived(&self) {
+    pub fn arrived(&self) {
         let before = self.0.count.fetch_add(1, Ordering::Relaxed);
         if before == 0
             && let Ok(watch) = Stopwatch::start()
@@ -74,28 +86,36 @@ impl Arrivals {
     }
 
     /// The same, with how long ago it was written: at [`now`](Self::now).
-    pub(crate) fn arrived_after(&self, written: u64) {
+    pub fn arrived_after(&self, written: u64) {
         let age = Duration::from_nanos(self.now().saturating_sub(written));
         self.0.ages.lock().unwrap_or_else(PoisonError::into_inner).add(age);
         self.arrived();
     }
 
-    pub(crate) fn is_done(&self) -> bool {
+    /// Whether all came.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
         self.0.count.load(Ordering::Relaxed) >= self.0.wanted
     }
 
-    pub(crate) async fn done(&self) {
+    /// Resolves when all came.
+    pub async fn done(&self) {
         while !self.is_done() {
             self.0.done.notified().await;
         }
     }
 
     /// What passed since the first.
-    pub(crate) fn took(&self) -> Result<Took> {
+    ///
+    /// # Errors
+    /// If none came, or the system does not tell the CPU time.
+    pub fn took(&self) -> Result<Took> {
         self.0.watch.get().ok_or("nothing came")?.stop()
     }
 
-    pub(crate) fn latency(&self) -> Latency {
+    /// How long ago they were written when they came.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
         self.0.ages.lock().unwrap_or_else(PoisonError::into_inner).latency()
     }
 }
