@@ -32,6 +32,8 @@ mod rounds;
 mod scratch;
 #[cfg(feature = "aws")]
 mod sqs;
+#[cfg(any(feature = "kafka", feature = "aws"))]
+mod stories;
 mod tables;
 mod tools;
 mod watched;

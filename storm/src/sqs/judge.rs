@@ -21,25 +21,14 @@ use super::worker::Sort;
 use crate::Result;
 use crate::crew::{Life, Span};
 use crate::events::{self, AFTER, FOLLOWED, Fate, PLAIN, TOPIC};
-use crate::journal::Journal;
 use crate::report::Row;
+use crate::stories::{self, Judgement, MILLI, Told, gather, overlaps, tell};
 
-const MILLI: u64 = 1_000_000;
 /// How long a client may wait for an answer, or for the end of a poll, until it takes a connection for dead.
 const ANSWER_WITHIN: u64 = 10_000 * MILLI;
-/// Examples of one kind of problem that are told.
-const TOLD: usize = 5;
-
-/// What a storm came to, and its whole story.
-#[derive(Debug)]
-pub(crate) struct Judgement {
-    pub(crate) row: Row,
-    pub(crate) entries: Vec<Entry>,
-}
-
 /// Judges.
 pub(crate) fn judge(mut deeds: Deeds, dead: &[Dead], kind: Kind) -> Result<Judgement> {
-    let told = gather(&mut deeds)?;
+    let told = gather(&mut deeds.lives)?;
     let blamed = Blamed::of(&told, &deeds, kind.lease);
     let facts = Facts::of(&told, dead);
     let entries = story(told, &blamed, &facts, dead);
@@ -81,33 +70,6 @@ pub(crate) fn judge(mut deeds: Deeds, dead: &[Dead], kind: Kind) -> Result<Judge
         ..Row::default()
     };
     Ok(Judgement { row, entries })
-}
-
-fn tell(problems: &mut Vec<String>, what: &str, which: &[String]) {
-    if !which.is_empty() {
-        let examples: Vec<&str> = which.iter().take(TOLD).map(String::as_str).collect();
-        problems.push(format!("{} {what}:\n  {}", which.len(), examples.join("\n  ")));
-    }
-}
-
-/// A record, and the life that wrote it.
-type Told = (usize, Entry);
-
-/// Reads the journals of all lives, and puts them together by time.
-fn gather(deeds: &mut Deeds) -> Result<Vec<Told>> {
-    let mut all = Vec::new();
-    for (number, life) in deeds.lives.iter_mut().enumerate() {
-        // One that was killed while it started has none.
-        let entries = if life.journal.exists() { Journal::read(&life.journal)? } else { Vec::new() };
-        if let Some(killed) = &mut life.killed {
-            // It lived a little longer than until the signal was sent.
-            *killed = entries.last().map_or(0, |entry| entry.at).max(*killed);
-        }
-        all.extend(entries.into_iter().map(|entry| (number, entry)));
-    }
-    // Stable: what one life wrote keeps its order.
-    all.sort_by_key(|(_, entry)| entry.at);
-    Ok(all)
 }
 
 // ---- Duplicates ----------------------------------------------------------------------------------------------
@@ -246,19 +208,12 @@ impl Troubles<'_> {
 
     /// Whether it stood still for so long that a lease may have ended: it is renewed at a third of it.
     fn stood_still(&self, life: &Life, between: Span) -> bool {
-        let long = |stop: &&Span| stop.1 - stop.0 >= self.lease / 2;
-        let stops: Vec<Span> = life.stopped.iter().filter(long).copied().collect();
-        overlaps(&stops, between, self.lease)
+        stories::stood_still(life, self.lease / 2, between, self.lease)
     }
 
     fn was_in_trouble(&self, life: &Life, between: Span) -> bool {
         overlaps(&self.deeds.links[life.place], between, self.lease + ANSWER_WITHIN)
     }
-}
-
-/// Whether one of the spans, each with what it leaves behind, has anything in common with this one.
-fn overlaps(spans: &[Span], with: Span, aftermath: u64) -> bool {
-    spans.iter().any(|span| span.0 <= with.1 && with.0 <= span.1 + aftermath)
 }
 
 // ---- The story -----------------------------------------------------------------------------------------------
@@ -392,6 +347,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::journal::Journal;
     use crate::labour::Load;
 
     /// Between two records of a story.
