@@ -130,12 +130,7 @@ impl Window {
         tracing::warn!(topic = %self.rules.topic, messages = rest.len() + 1, error = %failure,
             "a batch failed: its messages run one by one");
         self.outage.inconclusive();
-        let singly = match self.keeps(index) {
-            Keeps::All => !self.closing,
-            Keeps::Owed => true,
-            Keeps::WhatRuns | Keeps::Nothing => false,
-        };
-        if !singly {
+        if !self.may_begin(index) {
             for index in std::iter::once(index).chain(rest) {
                 self.give_back(index, now);
             }
@@ -220,12 +215,9 @@ impl Window {
         let again = matches!(next, Next::Retry(_) | Next::Park(_) | Next::WaitForOutage);
         let keeps = self.keeps(index);
         // Whoever has its partition next runs it for himself: nothing is made of it here any more.
-        let waits_for_it = match keeps {
-            Keeps::All => !self.closing,
-            Keeps::Owed => matches!(next, Next::Retry(wait) if wait <= SOON),
-            Keeps::WhatRuns | Keeps::Nothing => false,
-        };
-        if keeps == Keeps::Nothing || (again && !waits_for_it) {
+        // What is owed is waited for if it is soon.
+        let is_soon = keeps != Keeps::Owed || matches!(next, Next::Retry(wait) if wait <= SOON);
+        if keeps == Keeps::Nothing || (again && !(is_soon && self.may_begin(index))) {
             self.give_back_lane(index, now);
             return;
         }

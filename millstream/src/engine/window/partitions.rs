@@ -163,18 +163,20 @@ impl Window {
 
     /// All that is ours is asked back, since everything ends.
     pub(super) fn ask_all_back(&mut self, now: Instant) {
-        let owned: Vec<_> = self.partitions.iter().map(|((input, id), p)| (*input, *id, p.epoch)).collect();
-        for (input, id, epoch) in owned {
-            self.revoking(input, &[(id, epoch)], now);
+        for (input, owned) in self.owned() {
+            self.revoking(input, &[owned], now);
         }
     }
 
     /// Nothing more is begun, since everything ends.
     pub(crate) fn hurry_all(&mut self, now: Instant) {
-        let owned: Vec<_> = self.partitions.iter().map(|((input, id), p)| (*input, *id, p.epoch)).collect();
-        for (input, id, epoch) in owned {
-            self.hurry(input, &[(id, epoch)], now);
+        for (input, owned) in self.owned() {
+            self.hurry(input, &[owned], now);
         }
+    }
+
+    fn owned(&self) -> Vec<(Input, (PartitionId, Epoch))> {
+        self.partitions.iter().map(|((input, id), partition)| (*input, (*id, partition.epoch))).collect()
     }
 
     /// Whether nothing of these partitions runs, leaves or waits for the broker.
@@ -219,6 +221,15 @@ impl Window {
             Some(Some(below)) if entry.number < below => Keeps::Owed,
             Some(Some(_)) => Keeps::WhatRuns,
             None => Keeps::Nothing,
+        }
+    }
+
+    /// Whether an entry may still be begun.
+    pub(super) fn may_begin(&self, index: Index) -> bool {
+        match self.keeps(index) {
+            Keeps::All => !self.closing,
+            Keeps::Owed => true,
+            Keeps::WhatRuns | Keeps::Nothing => false,
         }
     }
 

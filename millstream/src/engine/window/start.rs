@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::lanes::{Index, NONE};
-use super::partitions::Keeps;
 use super::{Done, Job, Stage, Window};
 use crate::context::Item;
 use crate::policy::Ordering;
@@ -103,12 +102,7 @@ impl Window {
         while let Some(job) = jobs.pop_back() {
             self.out -= 1;
             // Its partition was asked back meanwhile, or everything ends: nothing more of it is begun.
-            let begins = match self.keeps(job.index) {
-                Keeps::All => !self.closing,
-                Keeps::Owed => true,
-                Keeps::WhatRuns | Keeps::Nothing => false,
-            };
-            if !begins {
+            if !self.may_begin(job.index) {
                 self.counts.given_back += u64::from(self.closing);
                 self.give_back(job.index, now);
                 continue;
