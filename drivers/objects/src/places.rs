@@ -61,7 +61,7 @@ impl Folder {
             Err(e) => {
                 return Err(failed(ErrorKind::NotFound, "is not there")
                     .source(e)
-                    .fix("make it first, or leave `create` out of the URL so that it is made"));
+                    .fix("check its name, or make it first; without create=never in the URL it is made, but not by who only looks"));
             }
         }
         let opened = LocalFileSystem::new_with_prefix(&self.path).map_err(|e| {
