@@ -10,7 +10,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use millstream_core::{Durability, Error, ErrorKind, Result};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::errors;
 use crate::names::{Holds, Names, Number};
@@ -18,6 +18,9 @@ use crate::places::{Opened, Place};
 
 /// Objects that are put, read or removed at the same time.
 pub(crate) const AT_ONCE: usize = 16;
+
+/// Waits before a put that nobody answered is tried again.
+const PUT_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
 /// Bytes that a page of messages holds at most, as they lie in objects; one always fits.
 const PAGE_BYTES: u64 = 64 << 20;
@@ -104,15 +107,27 @@ impl Store {
     /// Puts an object where there is none. Dropped, it may still have been put.
     pub(crate) async fn put(&self, key: &Path, bytes: Bytes) -> Put {
         const WHAT: &str = "the message was not stored";
-        let options = PutMode::Create.into();
-        let put = self.inner.put_opts(key, PutPayload::from_bytes(bytes), options);
-        match self.in_time(WHAT, put).await {
-            Ok(Ok(_)) => Put::Stored,
-            Ok(Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. })) => Put::Taken,
-            Ok(Err(error)) if errors::is_refusal(&error) => Put::Refused(self.failed(error, WHAT)),
-            Ok(Err(error)) => Put::Unknown(self.failed(error, WHAT)),
-            Err(late) => Put::Unknown(late),
-        }
+        let mut put = Put::Unknown(errors::late(WHAT, &self.place));
+        let tries = async {
+            let mut waits = PUT_AGAIN.into_iter();
+            loop {
+                let options = PutMode::Create.into();
+                let answer = self.inner.put_opts(key, PutPayload::from_bytes(bytes.clone()), options).await;
+                put = match answer {
+                    Ok(_) => Put::Stored,
+                    Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Put::Taken,
+                    Err(error) if errors::is_refusal(&error) => Put::Refused(self.failed(error, WHAT)),
+                    Err(error) => Put::Unknown(self.failed(error, WHAT)),
+                };
+                // The client repeats what a store refused for the moment, but no put that was not answered: it cannot
+                // know that ours may be repeated, since the name says what is in it.
+                let (Put::Unknown(_), Some(wait)) = (&put, waits.next()) else { return };
+                sleep(wait).await;
+            }
+        };
+        // What was said last says more than that the time is over.
+        let _ = timeout(self.within, tries).await;
+        put
     }
 
     /// Reads an object; none if it is gone.

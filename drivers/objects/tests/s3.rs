@@ -159,6 +159,20 @@ async fn an_answer_that_was_lost_leaves_one_object_and_writing_it_again_succeeds
 }
 
 #[tokio::test]
+async fn a_write_that_was_not_answered_is_tried_again_in_its_time() {
+    let proxy = Proxy::start().await;
+    let objects = at(&proxy.url).write_within(Duration::from_secs(6)).open().await.unwrap();
+    // The first request takes its part of the time and is given up; the next finds a server that answers.
+    proxy.set(Mode::Mute);
+    let writer = objects.writer();
+    let told = tokio::spawn(async move { writer.write(vec![letter("1", 60)]).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    proxy.set(Mode::Pass);
+    told.await.unwrap().unwrap().into_result().unwrap();
+    assert_eq!(ids(&objects).await, ["1"]);
+}
+
+#[tokio::test]
 async fn a_server_that_says_nothing_is_given_up_in_time() {
     let proxy = Proxy::start().await;
     let objects = at(&proxy.url).write_within(Duration::from_millis(1_500)).open().await.unwrap();
