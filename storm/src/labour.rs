@@ -28,14 +28,13 @@ use crate::progress::Progress;
 /// How long the servers may take until they let a worker begin.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 
-/// Keys of one publisher.
-const KEYS: u64 = 240;
-
 /// How much the workers of a storm do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) publishers: u32,
-    /// Messages of one write, at most.
+    /// Keys of one publisher.
+    pub(crate) keys: u64,
+    /// Messages of one write, at most, and never more than there are keys.
     pub(crate) batch: u64,
     /// The longest pause between two writes of a publisher.
     pub(crate) pause: Duration,
@@ -60,6 +59,9 @@ pub(crate) struct Duty {
     /// Tasks that publish.
     #[arg(long)]
     publishers: u32,
+    /// Keys of each of them.
+    #[arg(long)]
+    keys: u64,
     /// Messages of one write, at most.
     #[arg(long)]
     batch: u64,
@@ -79,7 +81,8 @@ impl Duty {
             life: post.life,
             seed: post.seed,
             publishers: load.publishers,
-            batch: load.batch,
+            keys: load.keys,
+            batch: load.batch.min(load.keys),
             pause_ms: millis(load.pause),
             drain_ms: millis(load.drain),
         }
@@ -98,6 +101,7 @@ impl Duty {
             ("--life", self.life.to_string()),
             ("--seed", self.seed.to_string()),
             ("--publishers", self.publishers.to_string()),
+            ("--keys", self.keys.to_string()),
             ("--batch", self.batch.to_string()),
             ("--pause-ms", self.pause_ms.to_string()),
             ("--drain-ms", self.drain_ms.to_string()),
@@ -179,7 +183,7 @@ async fn publish(worker: Arc<Worker>, publisher: Publisher, number: u32) {
     let mut next = 0u64;
     let mut open = true;
     while open && !worker.progress.is_draining() {
-        let size = random.u64(1..=worker.duty.batch.min(KEYS));
+        let size = random.u64(1..=worker.duty.batch);
         let batch = (next..next + size).map(|n| worker.message(&publisher, number, n, &mut random)).collect();
         next += size;
         open = match batch {
@@ -199,10 +203,10 @@ impl Worker {
         n: u64,
         random: &mut fastrand::Rng,
     ) -> millstream::Result<Message> {
-        let Duty { place, life, .. } = self.duty;
+        let Duty { place, life, keys, .. } = self.duty;
         let key = match random.u8(..64) {
             0 => String::new(),
-            _ => format!("{place}.{life}.{number}-{}", n % KEYS),
+            _ => format!("{place}.{life}.{number}-{}", n % keys),
         };
         let tick = Tick { key, seq: n, pad: "x".repeat(random.usize(0..200) * random.usize(0..4)) };
         let id = format!("{place}.{life}.{number}.{n}");

@@ -46,6 +46,7 @@ pub(super) fn cluster(scale: Scale, sharing: Sharing, seed: u64) -> Result<Row> 
         sharing,
         load: Load {
             publishers: 2,
+            keys: 240,
             batch: scale.of(200, 60),
             pause: Duration::from_millis(scale.of(100, 60)),
             drain: Duration::from_secs(25),

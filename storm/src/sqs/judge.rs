@@ -355,7 +355,7 @@ mod tests {
 
     fn kind() -> Kind {
         let (pause, drain) = (Duration::ZERO, Duration::ZERO);
-        let load = Load { publishers: 1, batch: 1, pause, drain };
+        let load = Load { publishers: 1, keys: 1, batch: 1, pause, drain };
         Kind { places: 3, lease: Duration::from_millis(100), sort: Sort::Fifo, load }
     }
 
