@@ -9,7 +9,7 @@
 //! | [`targets`] | the targets, a file each, with seeds made of real encodings |
 //! | [`input`] | bytes as the parts that a target wants |
 //! | [`bounds`] | what any input may cost |
-//! | `ours` | files of the program and of the macro, which no library exports |
+//! | `ours`, `sqs` | files of the program, the macro and drivers, which no library exports |
 //!
 //! `fuzz_targets/` has a program a target; `tests/corpus.rs` runs what is kept in `corpus/` through all of them on any
 //! stable compiler.
@@ -17,6 +17,7 @@
 pub mod bounds;
 pub mod input;
 mod ours;
+mod sqs;
 pub mod targets;
 
 pub use targets::{Target, target};

@@ -1,4 +1,4 @@
-//! Files of the program and of the derive macro, built in as they are: neither is a library that could be called.
+//! Files of the program, of the derive macro and of drivers, built in as they are: no library exports them.
 #![allow(dead_code, unreachable_pub, clippy::all, reason = "each target uses its own part of them")]
 
 #[path = "../../macros/src/attributes.rs"]
@@ -13,6 +13,8 @@ pub(crate) mod filter;
 pub(crate) mod lines;
 #[path = "../../cli/src/moment.rs"]
 pub(crate) mod moment;
+#[path = "../../drivers/objects/src/wire.rs"]
+pub(crate) mod object_line;
 #[path = "../../cli/src/publish/payload.rs"]
 pub(crate) mod payload;
 #[path = "../../cli/src/text.rs"]

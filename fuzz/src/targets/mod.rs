@@ -13,6 +13,7 @@ mod lines;
 mod message;
 mod moment;
 mod ndjson;
+mod object_line;
 mod park;
 mod protobuf;
 mod sqlite;
@@ -20,6 +21,7 @@ mod sqlite_file;
 mod sqlite_row;
 mod sqlite_slot;
 mod sqlite_url;
+mod sqs_message;
 mod subscription;
 mod terminal;
 mod topic;
@@ -91,12 +93,14 @@ pub const ALL: &[Target] = &[
     message::TARGET,
     moment::TARGET,
     ndjson::TARGET,
+    object_line::TARGET,
     park::TARGET,
     protobuf::TARGET,
     sqlite_file::TARGET,
     sqlite_row::TARGET,
     sqlite_slot::TARGET,
     sqlite_url::TARGET,
+    sqs_message::TARGET,
     subscription::TARGET,
     terminal::TARGET,
     topic::TARGET,

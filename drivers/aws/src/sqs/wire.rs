@@ -92,7 +92,10 @@ pub(crate) fn wire(message: &Message, times: Times) -> Wired {
     }
     headers(message, &mut attributes, &mut rest);
     if !rest.is_empty() {
-        attributes.push((REST.into(), Value::Object(rest).to_string()));
+        // JSON leaves these as they are, in a header's name too, and SQS does not take them.
+        let text =
+            Value::Object(rest).to_string().replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff");
+        attributes.push((REST.into(), text));
     }
     Wired { body, attributes }
 }
@@ -386,6 +389,7 @@ mod tests {
         message.headers.append("gr\u{f6}\u{df}e", "1");
         message.headers.append("streams-message-id", "not the id");
         message.headers.append("AWS.x", "1");
+        message.headers.append("\u{ffff} and \u{fffe}", "1");
         survives(&message);
         (0..300).for_each(|n| message.headers.append(format!("h{n}"), n.to_string()));
         survives(&message);
