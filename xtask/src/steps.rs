@@ -68,7 +68,7 @@ impl Step {
                 "core, toolkit and memory driver stay a small dependency; every lock file is up to date"
             }
             Self::Clippy => "no warning of rustc or clippy",
-            Self::Features => "every feature of core, toolkit and object stores builds alone",
+            Self::Features => "every feature of core, toolkit, object stores and AWS builds alone",
             Self::Doc => "the docs build without a warning",
             Self::Tests => "all tests, doc tests too",
             Self::Flights => "the flights example on its real data set, also with processes that are killed",
@@ -186,7 +186,7 @@ fn features() -> Result<Done> {
     tools::component("clippy", "clippy")?;
     let metadata = metadata()?;
     let mut builds = 0;
-    for package in ["millstream-core", "millstream", "millstream-objects"] {
+    for package in ["millstream-core", "millstream", "millstream-objects", "millstream-aws"] {
         let features = features_of(&metadata, package)?;
         for feature in std::iter::once(None).chain(features.iter().map(Some)) {
             let mut run = Run::cargo("clippy --quiet --no-default-features -p").arg(package);

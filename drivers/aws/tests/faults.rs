@@ -62,6 +62,39 @@ async fn s1_a_handler_that_blocks_the_runtime_keeps_its_lease() {
     Member::open(&sqs, &topic).await.quiet(Duration::from_secs(3)).await;
 }
 
+/// S1, of many: handlers that take ten times their lease keep their messages, and nothing is delivered twice.
+async fn handlers_that_take_ten_times_their_lease_run_once_each(kind: Queues) {
+    async fn slow(_: Order, State(runs): State<Runs>) -> Outcome {
+        runs.0.fetch_add(1, Ordering::SeqCst);
+        sleep(Duration::from_secs(20)).await;
+        Ok(())
+    }
+    let topic = topic("slow");
+    let sqs = queues(&server::endpoint()).await.queues(kind).lease(Duration::from_secs(2)).open().unwrap();
+    write(&sqs, orders(&topic, 100)).await;
+    let runs = Runs::default();
+    let running = Bus::from_connection(sqs.connection())
+        .with_state(runs.clone())
+        .subscribe_to(topic.clone(), slow.group("g").concurrency(100))
+        .start()
+        .await
+        .unwrap();
+    sleep(Duration::from_secs(24)).await;
+    assert_eq!(runs.0.load(Ordering::SeqCst), 100);
+    running.shutdown().await;
+    Member::open(&sqs, &topic).await.quiet(Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn s1_handlers_that_take_ten_times_their_lease_run_once_each() {
+    handlers_that_take_ten_times_their_lease_run_once_each(Queues::Standard).await;
+}
+
+#[tokio::test]
+async fn s1_so_they_do_on_a_fifo_queue() {
+    handlers_that_take_ten_times_their_lease_run_once_each(Queues::Fifo).await;
+}
+
 /// S2: past its lease a message is lost by our own clock, though the server would take the acknowledgement.
 #[tokio::test]
 async fn s2_an_acknowledgement_past_its_lease_is_lost() {
