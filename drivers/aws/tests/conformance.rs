@@ -1,11 +1,12 @@
 //! The conformance suite on a server that speaks SQS, with standard and with FIFO queues.
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use millstream_aws::{Aws, Queues};
 use millstream_core::{BoxFuture, Connection, Result};
-use millstream_testkit::conformance::{self, Harness, Scale};
+use millstream_testkit::conformance::{self, Harness, Named, Scale};
 
 struct Server {
     endpoint: String,
@@ -46,6 +47,11 @@ impl Harness for Server {
     }
 }
 
+/// Cases beside each other: most wait for polls, for leases and for silence.
+const BESIDE: NonZeroUsize = NonZeroUsize::new(6).unwrap();
+
 fn main() -> ExitCode {
-    conformance::main(vec![("standard", || server(Queues::Standard)), ("fifo", || server(Queues::Fifo))])
+    let queues: [Named<Server>; 2] =
+        [("standard", || server(Queues::Standard)), ("fifo", || server(Queues::Fifo))];
+    conformance::main_beside(BESIDE, queues.into())
 }

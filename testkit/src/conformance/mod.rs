@@ -57,7 +57,7 @@ use std::time::Duration;
 
 use millstream_core::{BoxFuture, Capabilities, Connection, Result, WriterCapabilities};
 
-pub use runner::{Named, Report, Status, main, run};
+pub use runner::{Named, Report, Status, main, main_beside, run};
 use world::World;
 
 /// How the suite reaches a driver.

@@ -1,6 +1,7 @@
 //! Runs cases, one runtime each, and reports.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -81,6 +82,19 @@ pub type Named<H> = (&'static str, fn() -> H);
 /// line a case, and counts. A harness is made anew for each case.
 #[must_use = "the exit code says whether all passed"]
 pub fn main<H: Harness>(harnesses: Vec<Named<H>>) -> ExitCode {
+    run_as_told(harnesses, Arguments::from_args())
+}
+
+/// The same with so many cases beside each other, if the arguments do not say how many (`--test-threads`): for drivers of
+/// which most cases wait for a server most of their time.
+#[must_use = "the exit code says whether all passed"]
+pub fn main_beside<H: Harness>(cases: NonZeroUsize, harnesses: Vec<Named<H>>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(cases.get());
+    run_as_told(harnesses, arguments)
+}
+
+fn run_as_told<H: Harness>(harnesses: Vec<Named<H>>, arguments: Arguments) -> ExitCode {
     let mut trials = Vec::new();
     for (kind, make) in harnesses {
         for case in all() {
@@ -96,7 +110,7 @@ pub fn main<H: Harness>(harnesses: Vec<Named<H>>) -> ExitCode {
             trials.push(Trial::ignorable_test(name, test).with_kind(kind));
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 fn run_case(case: &Case, harness: &Arc<dyn Harness>) -> Status {
