@@ -234,6 +234,8 @@ pub(crate) fn message(mut came: Came, topic: &ByteString) -> Message {
     unwrap_envelope(&mut came);
     let Came { body, mut attributes, id, sent, group } = came;
     let mut message = Message::new(topic.clone(), Bytes::new());
+    // Others may write it as bytes.
+    let key = attributes.remove(STREAM_KEY);
     let mut take = |name: &str| {
         let taken = attributes.remove(name)?;
         Some(ByteString::try_from(taken).unwrap_or_default())
@@ -248,7 +250,7 @@ pub(crate) fn message(mut came: Came, topic: &ByteString) -> Message {
         message.id = id.into();
     }
     message.content_type = take(CONTENT_TYPE).or_else(|| more_text("type")).unwrap_or_default();
-    message.key = take(STREAM_KEY).map(ByteString::into_bytes).or_else(|| more("key"));
+    message.key = key.or_else(|| more("key"));
     if message.key.is_none() {
         // Who sent it to a FIFO queue wanted the order of its group.
         message.key = group.as_deref().and_then(crate::sqs::names::key);
@@ -431,6 +433,13 @@ mod tests {
         assert_eq!(message.data.as_deref(), Some(&b"{\"a\":1}"[..]));
         assert_eq!(message.headers.get_str("tenant"), Some("acme"));
         assert_eq!(message.time, UNIX_EPOCH + Duration::from_secs(9));
+    }
+
+    #[test]
+    fn a_key_that_others_wrote_as_bytes_is_the_key() {
+        let attributes = HashMap::from([(STREAM_KEY.to_owned(), Bytes::from_static(&[0xff, 0]))]);
+        let came = Came { attributes, group: Some("another".to_owned()), ..Came::default() };
+        assert_eq!(message(came, &"t".into()).key.as_deref(), Some(&[0xff, 0][..]));
     }
 
     #[test]
