@@ -1,4 +1,5 @@
-//! The conformance suite on a server that speaks SQS, with standard and with FIFO queues.
+//! The conformance suite on a server that speaks SQS, with standard and with FIFO queues; and on one that speaks SNS as well,
+//! if `MILLSTREAM_SNS` names one whose queues keep what AWS promises.
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -8,17 +9,33 @@ use millstream_aws::{Aws, Queues};
 use millstream_core::{BoxFuture, Connection, Result};
 use millstream_testkit::conformance::{self, Harness, Named, Scale};
 
+/// Topics and queues, or queues alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Sqs,
+    #[cfg(feature = "sns")]
+    Sns,
+}
+
 struct Server {
     endpoint: String,
+    kind: Kind,
     queues: Queues,
 }
 
-fn server(queues: Queues) -> Server {
+fn server(kind: Kind, queues: Queues) -> Server {
+    let variable = match kind {
+        Kind::Sqs => "MILLSTREAM_SQS",
+        #[cfg(feature = "sns")]
+        Kind::Sns => SNS,
+    };
     // Never skipped in silence: who has no server is told how to get one.
-    let endpoint = std::env::var("MILLSTREAM_SQS").expect(
-        "set MILLSTREAM_SQS to a server that speaks SQS: `cargo xtask services start elasticmq` starts one and prints it",
-    );
-    Server { endpoint, queues }
+    let endpoint = std::env::var(variable).unwrap_or_else(|_| {
+        panic!(
+            "set {variable} to a server that speaks SQS: `cargo xtask services start elasticmq` starts one and prints it"
+        )
+    });
+    Server { endpoint, kind, queues }
 }
 
 impl Harness for Server {
@@ -32,9 +49,13 @@ impl Harness for Server {
             let aws = aws.connect().await?;
             // Polls of one second: cases close their members all the time, and each waits for its polls to come back. Leases
             // as long as a machine that does much else may take to settle what was read: no case extends them meanwhile.
-            let sqs =
+            let queues =
                 aws.sqs().queues(self.queues).lease(Duration::from_secs(8)).wait(Duration::from_secs(1));
-            Ok(sqs.open()?.connection())
+            Ok(match self.kind {
+                Kind::Sqs => queues.open()?.connection(),
+                #[cfg(feature = "sns")]
+                Kind::Sns => queues.open_sns()?.connection(),
+            })
         })
     }
 
@@ -51,7 +72,22 @@ impl Harness for Server {
 const BESIDE: NonZeroUsize = NonZeroUsize::new(6).unwrap();
 
 fn main() -> ExitCode {
-    let queues: [Named<Server>; 2] =
-        [("standard", || server(Queues::Standard)), ("fifo", || server(Queues::Fifo))];
-    conformance::main_beside(BESIDE, queues.into())
+    #[allow(unused_mut, reason = "there is no SNS without its feature")]
+    let mut harnesses: Vec<Named<Server>> = vec![
+        ("standard", || server(Kind::Sqs, Queues::Standard)),
+        ("fifo", || server(Kind::Sqs, Queues::Fifo)),
+    ];
+    #[cfg(feature = "sns")]
+    match std::env::var_os(SNS) {
+        Some(_) => harnesses.extend::<[Named<Server>; 2]>([
+            ("sns", || server(Kind::Sns, Queues::Standard)),
+            ("sns-fifo", || server(Kind::Sns, Queues::Fifo)),
+        ]),
+        None => eprintln!("the suite is left out on SNS: {SNS} names no server (see docs/drivers/aws.md)"),
+    }
+    conformance::main_beside(BESIDE, harnesses)
 }
+
+/// Names a server that speaks SNS and SQS.
+#[cfg(feature = "sns")]
+const SNS: &str = "MILLSTREAM_SNS";

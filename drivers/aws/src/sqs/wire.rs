@@ -189,7 +189,7 @@ fn name_fits(name: &str) -> bool {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     let lower = name.to_ascii_lowercase();
     !name.is_empty()
-        && name.len() <= 256
+        && name.len() < 256
         && name.chars().all(legal)
         && !name.starts_with('.')
         && !name.ends_with('.')
