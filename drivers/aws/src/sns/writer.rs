@@ -6,6 +6,7 @@ use aws_sdk_sns::types::{MessageAttributeValue, PublishBatchRequestEntry};
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::operation::BuildError;
 use bytestring::ByteString;
+use futures_util::future::join;
 use millstream_core::{Durability, Message, Result, WriteReport, Writer, WriterCapabilities};
 use tokio::sync::RwLock;
 
@@ -55,12 +56,13 @@ impl Writer for SnsWriter {
             let (dead, published): (Vec<_>, Vec<_>) =
                 (0..batch.len()).partition(|index| batch[*index].topic.ends_with(DEAD_LETTERS));
             let queued = writer::write(&topics.queues, dead, &batch);
-            let (mut ended, queued) = tokio::join!(write(&topics, published, &batch), queued);
+            let (mut ended, queued) = Box::pin(join(write(&topics, published, &batch), queued)).await;
             ended.extend(queued);
             drop(open);
-            batches::report(ended, &batch)
+            (ended, batch)
         });
-        writing.await
+        let (ended, batch) = writing.await?;
+        Ok(batches::report(ended, &batch))
     }
 
     async fn close(&self) -> Result<()> {

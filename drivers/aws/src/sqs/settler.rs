@@ -80,7 +80,7 @@ impl Settler for SqsSettler {
             shelf.still(&hidden.collect::<Vec<_>>()).await;
             // While the first of a group is out nobody gets these, so they go back before it.
             receipts::give_back(&known.calls, &queue.url, &shelf, behind).await;
-            let done = receipts::each(&known.calls, &queue.url, deeds, SETTLE_WITHIN).await;
+            let done = Box::pin(receipts::each(&known.calls, &queue.url, deeds, SETTLE_WITHIN)).await;
             let mut settled = Vec::with_capacity(done.len());
             let mut behind = Vec::new();
             for (held, said, done) in done {

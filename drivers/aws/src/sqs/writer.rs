@@ -56,11 +56,15 @@ impl Writer for SqsWriter {
         let known = Arc::clone(&self.known);
         // It runs to its end even if the caller does not wait: no request is cut, and `close` waits for it.
         let writing = self.known.aws.io().run(async move {
-            let ended = write(&known, (0..batch.len()).collect(), &batch).await;
+            // Large, and made where it is used: what is handed over is small.
+            let ended = Box::pin(write(&known, (0..batch.len()).collect(), &batch)).await;
             drop(open);
-            batches::report(ended, &batch)
+            (ended, batch)
         });
-        writing.await
+        // The messages end on the thread they come from: memory that two threads give back to each other has them wait for
+        // each other's locks.
+        let (ended, batch) = writing.await?;
+        Ok(batches::report(ended, &batch))
     }
 
     async fn close(&self) -> Result<()> {
