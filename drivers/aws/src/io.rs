@@ -53,14 +53,7 @@ impl Io {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T> {
-        let told = self.spawn(async move {
-            let result = work.await;
-            // Of the requests that are answered in one turn of this thread all are told in the next, one after the other.
-            // Their callers are woken once, and what they want next comes together, too: each turn costs.
-            tokio::task::yield_now().await;
-            result
-        });
-        told.await.map_err(|e| {
+        self.spawn(work).await.map_err(|e| {
             Error::new(ErrorKind::Internal, format!("a task of the aws driver broke: {e}"))
                 .fix("report it; what it did is unknown")
         })
