@@ -260,7 +260,9 @@ async fn poll(client: &Client, url: &str, progress: &Progress, take: fn(Raw) -> 
             .wait_time_seconds(seconds(WAIT))
             .visibility_timeout(seconds(LEASE))
             .message_attribute_names("All")
-            .message_system_attribute_names(MessageSystemAttributeName::All)
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
+            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
+            .message_system_attribute_names(MessageSystemAttributeName::MessageGroupId)
             .send()
             .await?;
         let messages = answer.messages.unwrap_or_default();

@@ -40,9 +40,12 @@ fn comes_back(mut sent: Message) {
     for text in texts {
         assert!(!text.is_empty() && !text.chars().any(is_refused), "{text:?}");
     }
-    let attributes = wired.attributes.iter().map(|(name, value)| (name.to_string(), value.clone().into()));
+    let attributes = wired
+        .attributes
+        .iter()
+        .map(|(name, value)| (name.to_string(), Bytes::copy_from_slice(value.as_bytes())));
     let came = Came {
-        body: wired.body.clone(),
+        body: wired.body.to_string(),
         attributes: attributes.collect(),
         id: "of-sqs".to_owned(),
         ..Came::default()

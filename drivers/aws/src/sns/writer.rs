@@ -6,8 +6,7 @@ use aws_sdk_sns::types::{MessageAttributeValue, PublishBatchRequestEntry};
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::operation::BuildError;
 use bytestring::ByteString;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::join;
 use millstream_core::{Durability, Message, Result, WriteReport, Writer, WriterCapabilities};
 use tokio::sync::RwLock;
 
@@ -57,12 +56,13 @@ impl Writer for SnsWriter {
             let (dead, published): (Vec<_>, Vec<_>) =
                 (0..batch.len()).partition(|index| batch[*index].topic.ends_with(DEAD_LETTERS));
             let queued = writer::write(&topics.queues, dead, &batch);
-            let (mut ended, queued) = tokio::join!(write(&topics, published, &batch), queued);
+            let (mut ended, queued) = Box::pin(join(write(&topics, published, &batch), queued)).await;
             ended.extend(queued);
             drop(open);
-            batches::report(ended, &batch)
+            (ended, batch)
         });
-        writing.await
+        let (ended, batch) = writing.await?;
+        Ok(batches::report(ended, &batch))
     }
 
     async fn close(&self) -> Result<()> {
@@ -72,24 +72,17 @@ impl Writer for SnsWriter {
 }
 
 async fn write(topics: &Topics, which: Vec<usize>, batch: &[Message]) -> Ended {
-    let mut writing: FuturesUnordered<_> = writer::by_topic(which, batch)
-        .into_iter()
-        .map(|(topic, which)| async move {
-            let arn = match topics.arn(topic).await {
-                Ok(arn) => arn,
-                Err(error) => return batches::none(which, &error),
-            };
-            let target = To { topics, arn: &arn, topic };
-            let settings = &topics.queues.settings;
-            let io = topics.queues.aws.io();
-            Sending { target: &target, io, within: settings.write_within }.all(which, batch).await
-        })
-        .collect();
-    let mut ended = Vec::with_capacity(batch.len());
-    while let Some(some) = writing.next().await {
-        ended.extend(some);
-    }
-    ended
+    let writing = writer::by_topic(which, batch).into_iter().map(|(topic, which)| async move {
+        let arn = match topics.arn(topic).await {
+            Ok(arn) => arn,
+            Err(error) => return batches::none(which, &error),
+        };
+        let target = To { topics, arn: &arn, topic };
+        let settings = &topics.queues.settings;
+        let io = topics.queues.aws.io();
+        Sending { target: &target, io, within: settings.write_within }.all(which, batch).await
+    });
+    batches::together(writing.collect()).await
 }
 
 /// A topic that is written to.
@@ -116,7 +109,12 @@ impl Target for To<'_> {
         Times::Rfc3339
     }
 
-    async fn send(&self, entries: &[Entry], tries: &mut Tries, repeat: Repeat) -> Result<Answer, Failure> {
+    async fn send(
+        &self,
+        entries: &[Entry<'_>],
+        tries: &mut Tries,
+        repeat: Repeat,
+    ) -> Result<Answer, Failure> {
         let what = "the message was not published";
         // Built for each attempt: nearly always there is one, and a copy for another would cost as much.
         let asked = self.topics.sns.ask(tries, repeat, what, |client| async move {
@@ -153,14 +151,14 @@ impl Target for To<'_> {
 }
 
 /// An entry as SNS wants it. Its id is its index.
-fn of_entry(id: usize, entry: &Entry) -> Result<PublishBatchRequestEntry, BuildError> {
-    let mut request = PublishBatchRequestEntry::builder().id(id.to_string()).message(&entry.wired.body);
+fn of_entry(id: usize, entry: &Entry<'_>) -> Result<PublishBatchRequestEntry, BuildError> {
+    let mut request = PublishBatchRequestEntry::builder().id(id.to_string()).message(&*entry.wired.body);
     if let Some(order) = &entry.order {
         request = request.message_group_id(&order.group).message_deduplication_id(&order.dedup);
     }
     for (name, value) in &entry.wired.attributes {
-        let value = MessageAttributeValue::builder().data_type("String").string_value(value).build()?;
-        request = request.message_attributes(name.as_ref(), value);
+        let value = MessageAttributeValue::builder().data_type("String").string_value(&**value).build()?;
+        request = request.message_attributes(&**name, value);
     }
     request.build()
 }

@@ -31,7 +31,7 @@ pub(crate) trait Target: Sync {
     /// Sends some, each under its place in the slice.
     fn send(
         &self,
-        entries: &[Entry],
+        entries: &[Entry<'_>],
         tries: &mut Tries,
         repeat: Repeat,
     ) -> impl Future<Output = Result<Answer, Failure>> + Send;
@@ -41,10 +41,10 @@ pub(crate) trait Target: Sync {
 }
 
 /// A message on its way.
-pub(crate) struct Entry {
+pub(crate) struct Entry<'a> {
     /// Its place in the call.
     index: usize,
-    pub(crate) wired: Wired,
+    pub(crate) wired: Wired<'a>,
     size: usize,
     /// Seconds that it is held back.
     pub(crate) delay: Option<i32>,
@@ -90,6 +90,22 @@ pub(crate) fn report(ended: Ended, batch: &[Message]) -> WriteReport {
     WriteReport::each(outcomes.collect())
 }
 
+/// The outcomes of parts of a call that are beside each other.
+pub(crate) async fn together(mut parts: Vec<impl Future<Output = Ended>>) -> Ended {
+    // Nearly always it is one.
+    if parts.len() == 1
+        && let Some(one) = parts.pop()
+    {
+        return one.await;
+    }
+    let mut parts: FuturesUnordered<_> = parts.into_iter().collect();
+    let mut ended = Ended::new();
+    while let Some(some) = parts.next().await {
+        ended.extend(some);
+    }
+    ended
+}
+
 /// All of these failed for the same reason.
 pub(crate) fn none(which: Vec<usize>, error: &Error) -> Ended {
     which.into_iter().map(|index| (index, WriteOutcome::Failed(errors::copy(error)))).collect()
@@ -101,7 +117,7 @@ fn unanswered() -> Error {
 }
 
 /// A message as an entry, or why it cannot be one.
-fn entry(message: &Message, index: usize, target: &impl Target) -> Result<Entry> {
+fn entry<'a>(message: &'a Message, index: usize, target: &impl Target) -> Result<Entry<'a>> {
     let wired = wire::wire(message, target.times());
     let size = wired.size();
     if size > target.limit() {
@@ -179,11 +195,11 @@ impl<T: Target> Sending<'_, T> {
     }
 
     /// Requests of at most ten entries and at most the limit's bytes, beside each other.
-    async fn beside(&self, entries: Vec<Entry>) -> Ended {
-        let mut requests: Vec<Vec<Entry>> = Vec::new();
+    async fn beside(&self, entries: Vec<Entry<'_>>) -> Ended {
+        let limit = self.target.limit();
+        let mut requests: Vec<Vec<Entry<'_>>> = Vec::new();
         let mut bytes = 0;
         for entry in entries {
-            let limit = self.target.limit();
             match requests.last_mut().filter(|last| last.len() < BATCH && bytes + entry.size <= limit) {
                 Some(last) => {
                     bytes += entry.size;
@@ -195,20 +211,14 @@ impl<T: Target> Sending<'_, T> {
                 }
             }
         }
-        let mut sending: FuturesUnordered<_> =
-            requests.into_iter().map(|request| self.request(request)).collect();
-        let mut ended = Vec::new();
-        while let Some(some) = sending.next().await {
-            ended.extend(some);
-        }
-        ended
+        together(requests.into_iter().map(|request| self.request(request)).collect()).await
     }
 
     /// One entry of a group at a time: of a batch some entries may be refused, and what is sent again is behind those that
     /// were not. Where one is not written, those after it of its group are not sent.
-    async fn in_turn(&self, entries: Vec<Entry>) -> Ended {
-        let group = |entry: &Entry| entry.order.as_ref().map(|o| o.group.clone()).unwrap_or_default();
-        let mut turns: Vec<Vec<Entry>> = Vec::new();
+    async fn in_turn(&self, entries: Vec<Entry<'_>>) -> Ended {
+        let group = |entry: &Entry<'_>| entry.order.as_ref().map(|o| o.group.clone()).unwrap_or_default();
+        let mut turns: Vec<Vec<Entry<'_>>> = Vec::new();
         let mut counts: HashMap<String, usize> = HashMap::new();
         for entry in entries {
             let turn = counts.entry(group(&entry)).or_default();
@@ -240,12 +250,12 @@ impl<T: Target> Sending<'_, T> {
     }
 
     /// Sends one request, and what of it is refused for the moment again, until the time is up.
-    async fn request(&self, entries: Vec<Entry>) -> Ended {
+    async fn request(&self, entries: Vec<Entry<'_>>) -> Ended {
         let _right = self.io.request().await;
         self.tried(entries, &mut Tries::within(self.within)).await
     }
 
-    async fn tried(&self, mut entries: Vec<Entry>, tries: &mut Tries) -> Ended {
+    async fn tried(&self, mut entries: Vec<Entry<'_>>, tries: &mut Tries) -> Ended {
         let mut ended: Ended = Vec::with_capacity(entries.len());
         // What has a deduplication id may be sent again though it may be there.
         let repeat = if self.target.fifo() { Repeat::Anything } else { Repeat::Undone };
@@ -297,9 +307,9 @@ fn is_about_one(failure: &Failure) -> bool {
 }
 
 /// Those that were not written, all for the same reason.
-fn failed(entries: Vec<Entry>, failure: &Failure, tries: &Tries) -> Ended {
+fn failed(entries: Vec<Entry<'_>>, failure: &Failure, tries: &Tries) -> Ended {
     let unknown = failure.fate == Fate::Unknown || tries.unknown;
-    let outcome = |entry: Entry| {
+    let outcome = |entry: Entry<'_>| {
         let error = errors::copy(&failure.error);
         (entry.index, if unknown { WriteOutcome::Unknown(error) } else { WriteOutcome::Failed(error) })
     };
@@ -307,8 +317,8 @@ fn failed(entries: Vec<Entry>, failure: &Failure, tries: &Tries) -> Ended {
 }
 
 /// Sorts the entries of a request by what the answer says: gives those that may be sent again, and why.
-fn sort(entries: Vec<Entry>, answer: Answer, ended: &mut Ended) -> (Vec<Entry>, Option<Error>) {
-    let mut entries: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
+fn sort<'a>(entries: Vec<Entry<'a>>, answer: Answer, ended: &mut Ended) -> (Vec<Entry<'a>>, Option<Error>) {
+    let mut entries: Vec<Option<Entry<'a>>> = entries.into_iter().map(Some).collect();
     let mut take = |id: &str| entries.get_mut(id.parse::<usize>().ok()?)?.take();
     for written in answer.written {
         if let Some(entry) = take(&written) {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use aws_sdk_sqs::types::{Message as Raw, MessageSystemAttributeName as System};
 use bytes::Bytes;
 use bytestring::ByteString;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, sleep_until};
 
 use crate::errors::Failure;
@@ -26,6 +26,9 @@ use crate::sqs::wire::{self, Came};
 /// Polls beside each other. More bring nothing.
 const POLLS: usize = 16;
 
+/// What SQS is to say of each message, beside what the sender said. What is not used costs both sides.
+const ASKED: [System; 3] = [System::ApproximateReceiveCount, System::SentTimestamp, System::MessageGroupId];
+
 /// How long nothing is asked after a failure, in the mean, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -39,6 +42,16 @@ pub(crate) struct Pump {
     pub(crate) wait: Duration,
 }
 
+/// How much is polled.
+struct Pace {
+    /// Polls beside each other.
+    most: usize,
+    /// How long nothing is asked after the next failure.
+    pause: Duration,
+    /// Nothing is asked before.
+    not_before: Instant,
+}
+
 impl Pump {
     /// Runs until the shelf is closed and the last poll has come back.
     pub(crate) async fn run(self) {
@@ -50,37 +63,51 @@ impl Pump {
     /// Polls, as much as is wanted.
     async fn poll_on(&self) {
         let mut polling = FuturesUnordered::new();
-        let (mut most, mut pause, mut not_before) = (1, PAUSE.0, Instant::now());
+        let mut pace = Pace { most: 1, pause: PAUSE.0, not_before: Instant::now() };
         loop {
             if polling.is_empty() && self.shelf.is_closing() {
                 break;
             }
-            while polling.len() < most && Instant::now() >= not_before {
+            while polling.len() < pace.most && Instant::now() >= pace.not_before {
                 let Some(count) = self.shelf.want() else { break };
                 polling.push(self.poll(count));
             }
             tokio::select! {
-                Some((asked, came)) = polling.next() => match came {
-                    Ok(fetched) => {
-                        pause = PAUSE.0;
-                        most = match fetched.len() {
-                            0 => 1,
-                            full if full == asked => (most + 1).min(POLLS),
-                            some if some * 2 < asked => (most - 1).max(1),
-                            _ => most,
-                        };
-                        self.shelf.arrive(asked, fetched, Instant::now());
+                Some(first) = polling.next() => {
+                    // Those that are back with it, too: the reader is on another thread, and is woken once.
+                    let mut back = Some(first);
+                    while let Some((asked, came)) = back {
+                        self.arrive(asked, came, &mut pace);
+                        back = polling.next().now_or_never().flatten();
                     }
-                    Err(failure) => {
-                        self.shelf.arrive(asked, Vec::new(), Instant::now());
-                        self.shelf.fail(failure.error.topic(&*self.topic));
-                        most = 1;
-                        not_before = Instant::now() + pause.mul_f32(fastrand::f32() + 0.5);
-                        pause = (pause * 2).min(PAUSE.1);
-                    }
-                },
-                () = self.shelf.changed.notified() => {}
-                () = sleep_until(not_before), if Instant::now() < not_before => {}
+                    self.shelf.arrived.notify_one();
+                }
+                // Where there are as many polls as may be, it is soon enough when one comes back.
+                () = self.shelf.changed.notified(), if polling.len() < pace.most => {}
+                () = sleep_until(pace.not_before), if Instant::now() < pace.not_before => {}
+            }
+        }
+    }
+
+    /// Takes what a poll brought that was to bring so many.
+    fn arrive(&self, asked: usize, came: Result<Vec<Fetched>, Failure>, pace: &mut Pace) {
+        match came {
+            Ok(fetched) => {
+                pace.pause = PAUSE.0;
+                pace.most = match fetched.len() {
+                    0 => 1,
+                    full if full == asked => (pace.most + 1).min(POLLS),
+                    some if some * 2 < asked => (pace.most - 1).max(1),
+                    _ => pace.most,
+                };
+                self.shelf.arrive(asked, fetched, Instant::now());
+            }
+            Err(failure) => {
+                self.shelf.arrive(asked, Vec::new(), Instant::now());
+                self.shelf.fail(failure.error.topic(&*self.topic));
+                pace.most = 1;
+                pace.not_before = Instant::now() + pace.pause.mul_f32(fastrand::f32() + 0.5);
+                pace.pause = (pace.pause * 2).min(PAUSE.1);
             }
         }
     }
@@ -119,7 +146,7 @@ impl Pump {
                     .wait_time_seconds(seconds(self.wait))
                     .visibility_timeout(seconds(self.shelf.lease))
                     .message_attribute_names("All")
-                    .message_system_attribute_names(System::All)
+                    .set_message_system_attribute_names(Some(ASKED.to_vec()))
                     .send()
             })
             .await;

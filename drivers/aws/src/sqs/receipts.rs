@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_sdk_sqs::types::{
     BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
 };
+use aws_smithy_runtime_api::client::result::SdkError;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use millstream_core::{Error, ErrorKind};
@@ -129,20 +130,17 @@ async fn ask<T: Send + Sync>(
     tries: &mut Tries,
 ) -> Result<Vec<BatchResultErrorEntry>, Failure> {
     let what = "the messages were not settled";
+    // Built for each attempt: nearly always there is one, and a copy for another would cost as much.
     let numbered = || entries.iter().flatten().enumerate();
-    let unbuilt = |e: aws_smithy_types::error::operation::BuildError| Failure {
-        fate: Fate::Refused,
-        error: Error::new(ErrorKind::Internal, format!("a request could not be built: {e}")).fix("report it"),
-        silent: false,
-    };
     if entries.iter().flatten().all(|(_, deed, _)| *deed == Deed::Delete) {
         let entry = |(id, (held, ..)): (usize, &(Held, Deed, T))| {
             let entry = DeleteMessageBatchRequestEntry::builder().id(id.to_string());
             entry.receipt_handle(&held.receipt).build()
         };
-        let request: Vec<_> = numbered().map(entry).collect::<Result<_, _>>().map_err(unbuilt)?;
-        let answer = sqs.ask(tries, Repeat::Anything, what, |client| {
-            client.delete_message_batch().queue_url(url).set_entries(Some(request.clone())).send()
+        let answer = sqs.ask(tries, Repeat::Anything, what, |client| async move {
+            let request: Result<_, _> = numbered().map(entry).collect();
+            let request = request.map_err(SdkError::construction_failure)?;
+            client.delete_message_batch().queue_url(url).set_entries(Some(request)).send().await
         });
         return Ok(answer.await?.failed);
     }
@@ -154,9 +152,10 @@ async fn ask<T: Send + Sync>(
             .visibility_timeout(seconds)
             .build()
     };
-    let request: Vec<_> = numbered().map(entry).collect::<Result<_, _>>().map_err(unbuilt)?;
-    let answer = sqs.ask(tries, Repeat::Anything, what, |client| {
-        client.change_message_visibility_batch().queue_url(url).set_entries(Some(request.clone())).send()
+    let answer = sqs.ask(tries, Repeat::Anything, what, |client| async move {
+        let request: Result<_, _> = numbered().map(entry).collect();
+        let request = request.map_err(SdkError::construction_failure)?;
+        client.change_message_visibility_batch().queue_url(url).set_entries(Some(request)).send().await
     });
     Ok(answer.await?.failed)
 }

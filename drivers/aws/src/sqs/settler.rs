@@ -50,9 +50,10 @@ impl Settler for SqsSettler {
     async fn settle(&mut self, batch: Vec<Settlement>) -> Vec<Settled> {
         let mut outcomes: Vec<Settled> = batch.iter().map(|_| Settled::Lost).collect();
         let (mut deeds, mut behind) = (Vec::new(), Vec::new());
-        for (index, settlement) in batch.into_iter().enumerate() {
-            // Dropped from the table before anything is asked: a lease that is extended meanwhile is not this one's.
-            let Some(held) = self.shelf.end(settlement.token.id()) else { continue };
+        // Dropped from the table before anything is asked: a lease that is extended meanwhile is not this one's.
+        let taken = self.shelf.end(batch.iter().map(|settlement| settlement.token.id()));
+        for (index, (settlement, held)) in batch.into_iter().zip(taken).enumerate() {
+            let Some(held) = held else { continue };
             let Some(deed) = deed(&settlement.verdict, &held) else {
                 self.shelf.keep(held);
                 let error = Error::new(ErrorKind::Unsupported, "SQS does not know such a verdict");
@@ -79,7 +80,7 @@ impl Settler for SqsSettler {
             shelf.still(&hidden.collect::<Vec<_>>()).await;
             // While the first of a group is out nobody gets these, so they go back before it.
             receipts::give_back(&known.calls, &queue.url, &shelf, behind).await;
-            let done = receipts::each(&known.calls, &queue.url, deeds, SETTLE_WITHIN).await;
+            let done = Box::pin(receipts::each(&known.calls, &queue.url, deeds, SETTLE_WITHIN)).await;
             let mut settled = Vec::with_capacity(done.len());
             let mut behind = Vec::new();
             for (held, said, done) in done {

@@ -81,6 +81,8 @@ struct State {
     next: u64,
     held: HashMap<u64, Held>,
     waiting: VecDeque<Waiting>,
+    /// Whether there ever was one of a group.
+    grouped: bool,
     /// Groups of which a message is handed over.
     busy: HashSet<String>,
     /// Those whose leases are being extended.
@@ -161,7 +163,8 @@ impl Shelf {
         (count > 0).then_some(count)
     }
 
-    /// Takes what a poll brought that was told to bring so many.
+    /// Takes what a poll brought that was told to bring so many. Whoever waits is told by `arrived`, when all is here that
+    /// came together.
     pub(crate) fn arrive(&self, asked: usize, fetched: Vec<Fetched>, at: Instant) {
         let mut state = self.lock();
         state.asked = state.asked.saturating_sub(asked);
@@ -170,6 +173,7 @@ impl Shelf {
             state.next += 1;
             let size = message.size();
             state.bytes += size;
+            state.grouped |= group.is_some();
             let count = count.saturating_sub(state.given_back.of(&id)).max(1);
             // The time starts when the answer leaves SQS, which is a little before it is here.
             let until = at + self.lease - (self.lease / 10).min(Duration::from_secs(1));
@@ -178,8 +182,6 @@ impl Shelf {
             state.held.insert(token, held);
             state.waiting.push_back(Waiting { token, message: Arc::new(message), count });
         }
-        drop(state);
-        self.arrived.notify_one();
     }
 
     /// Something that the reader is to be told.
@@ -235,14 +237,19 @@ impl Shelf {
         count
     }
 
-    /// Takes a message out to be settled; none if it is not ours any more.
-    pub(crate) fn end(&self, token: TokenId) -> Option<Held> {
+    /// Takes messages out to be settled; none for each that is not ours any more.
+    pub(crate) fn end(&self, tokens: impl Iterator<Item = TokenId>) -> Vec<Option<Held>> {
         let now = Instant::now();
         let mut state = self.lock();
-        // One whose time is up is left to the pump, which sees to those behind it.
-        state.held.get(&token.id).filter(|held| held.until > now && held.handed_over)?;
+        let ended = tokens.map(|token| {
+            // One whose time is up is left to the pump, which sees to those behind it.
+            state.held.get(&token.id).filter(|held| held.until > now && held.handed_over)?;
+            state.drop_held(token.id)
+        });
+        let ended = ended.collect();
+        drop(state);
         self.changed.notify_one();
-        state.drop_held(token.id)
+        ended
     }
 
     /// Puts one back whose settlement failed without anything having happened.
@@ -386,6 +393,9 @@ impl Drop for Extending<'_> {
 impl State {
     /// How many could be handed over now: of a group that is, or was counted already, none more.
     fn ready(&self) -> usize {
+        if !self.grouped {
+            return self.waiting.len();
+        }
         let mut seen = HashSet::new();
         let groups = self.waiting.iter().filter_map(|w| self.held.get(&w.token)).map(|held| &held.group);
         groups
@@ -409,6 +419,10 @@ mod tests {
 
     fn shelf() -> Shelf {
         Shelf::new(Duration::from_secs(30), 100, 1 << 20, 1 << 10)
+    }
+
+    fn end(shelf: &Shelf, token: TokenId) -> Option<Held> {
+        shelf.end(std::iter::once(token)).pop().flatten()
     }
 
     fn fetched(id: &str, group: Option<&str>) -> Fetched {
@@ -438,7 +452,7 @@ mod tests {
         shelf.arrive(4, all.into_iter().map(|(id, g)| fetched(id, Some(g))).collect(), Instant::now());
         let first = take(&shelf, 10);
         assert_eq!(ids(&first), ["a1", "b1"]);
-        assert!(shelf.end(first[1].token.id()).is_some());
+        assert!(end(&shelf, first[1].token.id()).is_some());
         shelf.free("b");
         assert!(take(&shelf, 10).is_empty());
         let behind: Vec<_> = shelf.behind("a").into_iter().map(|held| held.id).collect();
@@ -453,8 +467,8 @@ mod tests {
         tokio::time::advance(Duration::from_secs(20)).await;
         assert!(shelf.extended(held[1].token.id().id, Instant::now()));
         tokio::time::advance(Duration::from_secs(20)).await;
-        assert!(shelf.end(held[0].token.id()).is_none());
-        assert!(shelf.end(held[1].token.id()).is_some());
+        assert!(end(&shelf, held[0].token.id()).is_none());
+        assert!(end(&shelf, held[1].token.id()).is_some());
         assert!(take(&shelf, 1).is_empty(), "the third waited too long");
     }
 
@@ -497,7 +511,7 @@ mod tests {
             assert!(shelf.extended(held.token, Instant::now()));
         }
         tokio::time::advance(Duration::from_secs(20)).await;
-        assert!(shelf.end(late[0].token.id()).is_none());
+        assert!(end(&shelf, late[0].token.id()).is_none());
         assert!(take(&shelf, 2).is_empty(), "the second may not come before the first");
         assert_eq!(shelf.expire().len(), 1);
         shelf.arrive(1, vec![fetched("a1", Some("a"))], Instant::now());
@@ -512,7 +526,7 @@ mod tests {
         let token = delivery.token.id();
         let mut held: Vec<_> = shelf.extendable(token).into_iter().collect();
         let extending = shelf.extending(&mut held);
-        assert!(shelf.end(token).is_some());
+        assert!(end(&shelf, token).is_some());
         let tokens = [token.id];
         let waiting = tokio::time::timeout(Duration::from_secs(1), shelf.still(&tokens));
         assert!(waiting.await.is_err());

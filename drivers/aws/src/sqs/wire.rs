@@ -37,20 +37,24 @@ const ATTRIBUTES: usize = 10;
 /// What stands for a body that may not be empty.
 const NOTHING: &str = "-";
 
-/// A message as it is sent.
+/// A message as it is sent. What is there in the message is not copied: the SDK wants strings of its own of all of it, and
+/// another set for each attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wired {
-    pub(crate) body: String,
+pub(crate) struct Wired<'a> {
+    pub(crate) body: Cow<'a, str>,
     /// By name; all of the type `String`.
-    pub(crate) attributes: Vec<(Cow<'static, str>, String)>,
+    pub(crate) attributes: Attributes<'a>,
 }
 
-impl Wired {
+/// Names and values.
+type Attributes<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
+
+impl Wired<'_> {
     /// Bytes, as AWS counts them: body, and names, types and values of attributes.
     pub(crate) fn size(&self) -> usize {
-        let attribute =
-            |(name, value): &(Cow<'static, str>, String)| name.len() + "String".len() + value.len();
-        self.body.len() + self.attributes.iter().map(attribute).sum::<usize>()
+        let attributes = self.attributes.iter();
+        let sizes = attributes.map(|(name, value)| name.len() + "String".len() + value.len());
+        self.body.len() + sizes.sum::<usize>()
     }
 }
 
@@ -65,11 +69,11 @@ pub(crate) enum Times {
 }
 
 /// A message as it is sent.
-pub(crate) fn wire(message: &Message, times: Times) -> Wired {
-    let mut attributes: Vec<(Cow<'static, str>, String)> = Vec::with_capacity(ATTRIBUTES);
+pub(crate) fn wire(message: &Message, times: Times) -> Wired<'_> {
+    let mut attributes: Attributes<'_> = Vec::with_capacity(ATTRIBUTES);
     let mut rest = Map::new();
-    let mut own = |name: &'static str, short: &str, value: &[u8]| match text(value) {
-        Some(text) => attributes.push((name.into(), text.to_owned())),
+    let mut own = |name: &'static str, short: &str, value| match text(value) {
+        Some(text) => attributes.push((name.into(), text.into())),
         None if value.is_empty() => {}
         None => {
             rest.insert(short.to_owned(), bytes(value));
@@ -84,36 +88,29 @@ pub(crate) fn wire(message: &Message, times: Times) -> Wired {
     }
     // The epoch says that no time was given: then it is when AWS got it.
     if message.time > UNIX_EPOCH {
-        attributes.push((MESSAGE_TIME.into(), time_text(message.time, times)));
+        attributes.push((MESSAGE_TIME.into(), time_text(message.time, times).into()));
     }
     let (body, marker) = body(message.data.as_deref());
     if let Some(marker) = marker {
-        attributes.push((BODY.into(), marker.to_owned()));
+        attributes.push((BODY.into(), marker.into()));
     }
     headers(message, &mut attributes, &mut rest);
     if !rest.is_empty() {
         // JSON leaves these as they are, in a header's name too, and SQS does not take them.
         let text =
             Value::Object(rest).to_string().replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff");
-        attributes.push((REST.into(), text));
+        attributes.push((REST.into(), text.into()));
     }
     Wired { body, attributes }
 }
 
 /// Headers get attributes as long as there is room. Attributes have no order and no double names, and their values are
 /// text: what that loses is told by the list of all headers in the rest, which names those that have attributes.
-fn headers(
-    message: &Message,
-    attributes: &mut Vec<(Cow<'static, str>, String)>,
-    rest: &mut Map<String, Value>,
-) {
+fn headers<'a>(message: &'a Message, attributes: &mut Attributes<'a>, rest: &mut Map<String, Value>) {
     if message.headers.is_empty() {
         return;
     }
     let ascending = message.headers.iter().map(|(name, _)| name).is_sorted_by(|a, b| a < b);
-    let plain = |name: &str, value: Option<&Bytes>| {
-        value.and_then(|value| text(value)).filter(|_| name_fits(name)).map(ToOwned::to_owned)
-    };
     let room = ATTRIBUTES - attributes.len();
     let simple = ascending
         && rest.is_empty()
@@ -127,7 +124,7 @@ fn headers(
         let free = named.len() < room && !named.contains(name);
         if let Some(text) = plain(name, value).filter(|_| free) {
             named.insert(name);
-            attributes.push((name.to_string().into(), text));
+            attributes.push((Cow::Borrowed(name), text.into()));
             list.push(json!(&**name));
         } else {
             list.push(json!([&**name, value.map(|v| bytes(v))]));
@@ -138,14 +135,19 @@ fn headers(
     }
 }
 
+/// The value of a header that may be an attribute under its own name.
+fn plain<'a>(name: &str, value: Option<&'a Bytes>) -> Option<&'a str> {
+    value.and_then(|value| text(value)).filter(|_| name_fits(name))
+}
+
 /// How a payload is written, and what says so.
-fn body(data: Option<&[u8]>) -> (String, Option<&'static str>) {
+fn body(data: Option<&[u8]>) -> (Cow<'_, str>, Option<&'static str>) {
     match data {
-        None => (NOTHING.to_owned(), Some("null")),
-        Some([]) => (NOTHING.to_owned(), Some("empty")),
+        None => (NOTHING.into(), Some("null")),
+        Some([]) => (NOTHING.into(), Some("empty")),
         Some(data) => match text(data) {
-            Some(text) => (text.to_owned(), None),
-            None => (BASE64.encode(data), Some("base64")),
+            Some(text) => (text.into(), None),
+            None => (BASE64.encode(data).into(), Some("base64")),
         },
     }
 }
@@ -323,10 +325,14 @@ fn unwrap_envelope(came: &mut Came) {
 mod tests {
     use super::*;
 
-    fn back(wired: Wired, topic: &str) -> Message {
-        let attributes =
-            wired.attributes.into_iter().map(|(name, value)| (name.into_owned(), value.into())).collect();
-        let came = Came { body: wired.body, attributes, id: "of-sqs".to_owned(), ..Came::default() };
+    fn back(wired: Wired<'_>, topic: &str) -> Message {
+        let attributes = wired.attributes.into_iter();
+        let came = Came {
+            body: wired.body.into_owned(),
+            attributes: attributes.map(|(n, v)| (n.into_owned(), v.into_owned().into())).collect(),
+            id: "of-sqs".to_owned(),
+            ..Came::default()
+        };
         message(came, &topic.into())
     }
 
@@ -347,7 +353,8 @@ mod tests {
 
     #[test]
     fn a_plain_message_is_as_the_go_toolkit_writes_it() {
-        let wired = wire(&plain().with_header("tenant", "acme"), Times::Millis);
+        let message = plain().with_header("tenant", "acme");
+        let wired = wire(&message, Times::Millis);
         assert_eq!(wired.body, "{}");
         let attributes: Vec<_> = wired.attributes.iter().map(|(n, v)| (&**n, &**v)).collect();
         assert_eq!(

@@ -7,8 +7,6 @@ use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::operation::BuildError;
 use bytestring::ByteString;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use millstream_core::{
     Durability, Error, ErrorKind, Message, Result, WriteReport, Writer, WriterCapabilities,
 };
@@ -58,11 +56,15 @@ impl Writer for SqsWriter {
         let known = Arc::clone(&self.known);
         // It runs to its end even if the caller does not wait: no request is cut, and `close` waits for it.
         let writing = self.known.aws.io().run(async move {
-            let ended = write(&known, (0..batch.len()).collect(), &batch).await;
+            // Large, and made where it is used: what is handed over is small.
+            let ended = Box::pin(write(&known, (0..batch.len()).collect(), &batch)).await;
             drop(open);
-            batches::report(ended, &batch)
+            (ended, batch)
         });
-        writing.await
+        // The messages end on the thread they come from: memory that two threads give back to each other has them wait for
+        // each other's locks.
+        let (ended, batch) = writing.await?;
+        Ok(batches::report(ended, &batch))
     }
 
     async fn close(&self) -> Result<()> {
@@ -77,6 +79,13 @@ pub(crate) fn closed() -> Error {
 
 /// The places of messages in a call, by topic.
 pub(crate) fn by_topic(which: Vec<usize>, batch: &[Message]) -> HashMap<&ByteString, Vec<usize>> {
+    // Nearly always all are for one.
+    if let Some((first, others)) = which.split_first() {
+        let topic = &batch[*first].topic;
+        if others.iter().all(|index| batch[*index].topic == *topic) {
+            return HashMap::from([(topic, which)]);
+        }
+    }
     let mut topics: HashMap<_, Vec<usize>> = HashMap::new();
     for index in which {
         topics.entry(&batch[index].topic).or_default().push(index);
@@ -86,24 +95,16 @@ pub(crate) fn by_topic(which: Vec<usize>, batch: &[Message]) -> HashMap<&ByteStr
 
 /// Writes some messages of a call to any number of queues, those beside each other.
 pub(crate) async fn write(known: &Known, which: Vec<usize>, batch: &[Message]) -> Ended {
-    let mut writing: FuturesUnordered<_> = by_topic(which, batch)
-        .into_iter()
-        .map(|(topic, which)| async move {
-            let queue = match known.queue(topic).await {
-                Ok(queue) => queue,
-                Err(error) => return batches::none(which, &error),
-            };
-            let target = To { known, queue: &queue, topic };
-            let sending =
-                Sending { target: &target, io: known.aws.io(), within: known.settings.write_within };
-            sending.all(which, batch).await
-        })
-        .collect();
-    let mut ended = Vec::with_capacity(batch.len());
-    while let Some(some) = writing.next().await {
-        ended.extend(some);
-    }
-    ended
+    let writing = by_topic(which, batch).into_iter().map(|(topic, which)| async move {
+        let queue = match known.queue(topic).await {
+            Ok(queue) => queue,
+            Err(error) => return batches::none(which, &error),
+        };
+        let target = To { known, queue: &queue, topic };
+        let sending = Sending { target: &target, io: known.aws.io(), within: known.settings.write_within };
+        sending.all(which, batch).await
+    });
+    batches::together(writing.collect()).await
 }
 
 /// A queue that is written to.
@@ -130,7 +131,12 @@ impl Target for To<'_> {
         Times::Millis
     }
 
-    async fn send(&self, entries: &[Entry], tries: &mut Tries, repeat: Repeat) -> Result<Answer, Failure> {
+    async fn send(
+        &self,
+        entries: &[Entry<'_>],
+        tries: &mut Tries,
+        repeat: Repeat,
+    ) -> Result<Answer, Failure> {
         let what = "the message was not written";
         // Built for each attempt: nearly always there is one, and a copy for another would cost as much.
         let asked = self.known.calls.ask(tries, repeat, what, |client| async move {
@@ -160,17 +166,19 @@ impl Target for To<'_> {
 }
 
 /// An entry as SQS wants it. Its id is its index.
-fn of_entry(id: usize, entry: &Entry) -> Result<SendMessageBatchRequestEntry, BuildError> {
+fn of_entry(id: usize, entry: &Entry<'_>) -> Result<SendMessageBatchRequestEntry, BuildError> {
+    let mut attributes = HashMap::with_capacity(entry.wired.attributes.len());
+    for (name, value) in &entry.wired.attributes {
+        let value = MessageAttributeValue::builder().data_type("String").string_value(&**value).build()?;
+        attributes.insert(name.to_string(), value);
+    }
     let mut request = SendMessageBatchRequestEntry::builder()
         .id(id.to_string())
-        .message_body(&entry.wired.body)
+        .message_body(&*entry.wired.body)
+        .set_message_attributes((!attributes.is_empty()).then_some(attributes))
         .set_delay_seconds(entry.delay);
     if let Some(order) = &entry.order {
         request = request.message_group_id(&order.group).message_deduplication_id(&order.dedup);
-    }
-    for (name, value) in &entry.wired.attributes {
-        let value = MessageAttributeValue::builder().data_type("String").string_value(value).build()?;
-        request = request.message_attributes(name.as_ref(), value);
     }
     request.build()
 }
