@@ -82,7 +82,7 @@ pub type Named<H> = (&'static str, fn() -> H);
 /// line a case, and counts. A harness is made anew for each case.
 #[must_use = "the exit code says whether all passed"]
 pub fn main<H: Harness>(harnesses: Vec<Named<H>>) -> ExitCode {
-    run_as_told(harnesses, Arguments::from_args())
+    run_as_told(harnesses, &Arguments::from_args())
 }
 
 /// The same with so many cases beside each other, if the arguments do not say how many (`--test-threads`): for drivers of
@@ -91,10 +91,10 @@ pub fn main<H: Harness>(harnesses: Vec<Named<H>>) -> ExitCode {
 pub fn main_beside<H: Harness>(cases: NonZeroUsize, harnesses: Vec<Named<H>>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(cases.get());
-    run_as_told(harnesses, arguments)
+    run_as_told(harnesses, &arguments)
 }
 
-fn run_as_told<H: Harness>(harnesses: Vec<Named<H>>, arguments: Arguments) -> ExitCode {
+fn run_as_told<H: Harness>(harnesses: Vec<Named<H>>, arguments: &Arguments) -> ExitCode {
     let mut trials = Vec::new();
     for (kind, make) in harnesses {
         for case in all() {
@@ -110,7 +110,7 @@ fn run_as_told<H: Harness>(harnesses: Vec<Named<H>>, arguments: Arguments) -> Ex
             trials.push(Trial::ignorable_test(name, test).with_kind(kind));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    libtest_mimic::run(arguments, trials).exit_code()
 }
 
 fn run_case(case: &Case, harness: &Arc<dyn Harness>) -> Status {
