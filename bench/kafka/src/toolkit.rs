@@ -64,7 +64,7 @@ pub(crate) fn consume(topic: &str, messages: usize) -> Measured {
         let running = bus.subscribe_to(topic.to_owned(), handle.group(group())).start().await?;
         let control = running.control();
         tokio::time::timeout(WITHIN, arrivals.done()).await?;
-        // All is handled; and all is committed, when nothing is in flight.
+        // All is handled, and finished when nothing is in flight. The last commit is on its way then: nothing tells of it.
         while control.in_flight() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
