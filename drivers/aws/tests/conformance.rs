@@ -9,6 +9,10 @@ use millstream_aws::{Aws, Queues};
 use millstream_core::{BoxFuture, Connection, Result};
 use millstream_testkit::conformance::{self, Harness, Named, Scale};
 
+/// Names a server that speaks SNS and SQS.
+#[cfg(feature = "sns")]
+const SNS: &str = "MILLSTREAM_SNS";
+
 /// Topics and queues, or queues alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -87,7 +91,3 @@ fn main() -> ExitCode {
     }
     conformance::main_beside(BESIDE, harnesses)
 }
-
-/// Names a server that speaks SNS and SQS.
-#[cfg(feature = "sns")]
-const SNS: &str = "MILLSTREAM_SNS";

@@ -26,6 +26,7 @@ use crate::stories::{self, Judgement, MILLI, Told, gather, overlaps, tell};
 
 /// How long a client may wait for an answer, or for the end of a poll, until it takes a connection for dead.
 const ANSWER_WITHIN: u64 = 10_000 * MILLI;
+
 /// Judges.
 pub(crate) fn judge(mut deeds: Deeds, dead: &[Dead], kind: Kind) -> Result<Judgement> {
     let told = gather(&mut deeds.lives)?;
