@@ -67,10 +67,10 @@ pub(crate) async fn expect_topic(connection: &Connection, topic: &str) -> Result
 
 /// The same of an administration.
 pub(crate) async fn expect_topic_of(admin: &dyn DynAdmin, topic: &str) -> Result<()> {
-    let topics = admin.topics().await?;
-    if topics.iter().any(|info| info.name == topic) {
+    if admin.topic(topic).await?.is_some() {
         return Ok(());
     }
+    let topics = admin.topics().await?;
     let names: Vec<_> = topics.iter().map(|info| format!("{:?}", &*info.name)).collect();
     let fix = match names.len() {
         0 => "there are no topics yet: publish to it first".to_owned(),

@@ -22,11 +22,28 @@ pub trait Admin: Send + Sync + 'static {
     /// If the broker cannot be asked.
     fn topics(&self) -> impl Future<Output = Result<Vec<TopicInfo>>> + Send;
 
+    /// One topic, if it is there. A driver that can look at one alone does: a cluster may have thousands.
+    ///
+    /// # Errors
+    /// If the broker cannot be asked.
+    fn topic(&self, topic: &str) -> impl Future<Output = Result<Option<TopicInfo>>> + Send {
+        async move { Ok(self.topics().await?.into_iter().find(|info| *info.name == *topic)) }
+    }
+
     /// The groups of a topic, by name.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) without such a topic.
     fn groups(&self, topic: &str) -> impl Future<Output = Result<Vec<GroupInfo>>> + Send;
+
+    /// One group of a topic, if it is there. A driver that can look at one alone does: each subscription asks for its own
+    /// every few seconds.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) without such a topic.
+    fn group(&self, topic: &str, group: &str) -> impl Future<Output = Result<Option<GroupInfo>>> + Send {
+        async move { Ok(self.groups(topic).await?.into_iter().find(|info| *info.name == *group)) }
+    }
 
     /// Moves a group that nobody reads for at this time.
     ///

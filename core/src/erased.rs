@@ -200,8 +200,12 @@ pub trait DynAdmin: Send + Sync + 'static {
     fn ensure_topic<'a>(&'a self, topic: &'a str, settings: TopicSettings) -> BoxFuture<'a, Result<bool>>;
     /// As [`Admin::topics`].
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>>;
+    /// As [`Admin::topic`].
+    fn topic<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<Option<TopicInfo>>>;
     /// As [`Admin::groups`].
     fn groups<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<Vec<GroupInfo>>>;
+    /// As [`Admin::group`].
+    fn group<'a>(&'a self, topic: &'a str, group: &'a str) -> BoxFuture<'a, Result<Option<GroupInfo>>>;
     /// As [`Admin::seek`].
     fn seek<'a>(&'a self, topic: &'a str, group: &'a str, to: Start) -> BoxFuture<'a, Result<()>>;
     /// As [`Admin::purge`].
@@ -226,8 +230,14 @@ impl<A: Admin> DynAdmin for A {
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>> {
         Box::pin(Admin::topics(self))
     }
+    fn topic<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<Option<TopicInfo>>> {
+        Box::pin(Admin::topic(self, topic))
+    }
     fn groups<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<Vec<GroupInfo>>> {
         Box::pin(Admin::groups(self, topic))
+    }
+    fn group<'a>(&'a self, topic: &'a str, group: &'a str) -> BoxFuture<'a, Result<Option<GroupInfo>>> {
+        Box::pin(Admin::group(self, topic, group))
     }
     fn seek<'a>(&'a self, topic: &'a str, group: &'a str, to: Start) -> BoxFuture<'a, Result<()>> {
         Box::pin(Admin::seek(self, topic, group, to))

@@ -112,7 +112,7 @@ fn request(options: &Options) -> OpenRequest {
 /// A start that does nothing is said, so that nobody takes what follows for all there is.
 async fn say_if_the_group_goes_on(connection: &Connection, options: &Options) -> Result<()> {
     let (Some(admin), Some(group)) = (&connection.admin, &options.group) else { return Ok(()) };
-    if admin.groups(&options.topic).await?.iter().any(|info| info.name == **group) {
+    if admin.group(&options.topic, group).await?.is_some() {
         eprintln!(
             "note: the group {group:?} is there already and goes on where it was: --from is for new groups"
         );

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use millstream_core::admin::{Finding, GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
 use millstream_core::{
@@ -81,12 +82,7 @@ impl KafkaAdmin {
         topic: &str,
         ends: &BTreeMap<i32, Place>,
     ) -> Result<JoinHandle<Result<BTreeMap<i32, Place>>>> {
-        let asker = self.cluster.new_group(group)?;
-        let (of, mut places) = (topic.to_owned(), ends.clone());
-        let numbers: Vec<i32> = ends.keys().copied().collect();
-        Ok(spawn_blocking(move || {
-            positions::take_committed(&asker, &of, &numbers, &mut places).map(|()| places)
-        }))
+        Ok(take_committed(self.cluster.new_group(group)?, topic, ends.clone()))
     }
 
     /// The ends of all partitions of a topic.
@@ -111,10 +107,65 @@ impl KafkaAdmin {
         listed.map_err(|e: KafkaError| errors::of(&e, "the groups cannot be listed"))
     }
 
-    /// When the message at a position was published.
-    async fn time_at(&self, topic: &str, partition: i32, offset: i64) -> Option<std::time::SystemTime> {
-        let mut read = self.browse(topic, partition, offset.unsigned_abs(), 1).await.ok()?;
-        read.pop().map(|(_, message)| message.time)
+    /// Members of a group.
+    async fn members(&self, group: &str) -> Result<u32> {
+        let name = group.to_owned();
+        let listed = self.cluster.ask(move |asker| {
+            let list = asker.fetch_group_list(Some(&name), ANSWER_WITHIN)?;
+            let members = list.groups().iter().find(|g| g.name() == name).map_or(0, |g| g.members().len());
+            Ok(u32::try_from(members).unwrap_or(u32::MAX))
+        });
+        listed.await.map_err(|e: KafkaError| errors::of(&e, "the group cannot be looked at").group(group))
+    }
+
+    /// Messages of a topic. Of one whose leader is away none are known, and it is told of all the same.
+    async fn messages(&self, topic: &str, partitions: &[i32]) -> u64 {
+        let ends = self.ends(topic, partitions).await.unwrap_or_default();
+        ends.iter().map(|(_, p)| (p.end - p.low).unsigned_abs()).sum()
+    }
+
+    /// How far a group is, if it reads this topic.
+    async fn info(
+        &self,
+        topic: &str,
+        name: String,
+        members: u32,
+        places: &BTreeMap<i32, Place>,
+    ) -> Option<GroupInfo> {
+        if places.values().all(|place| place.committed.is_none()) {
+            return None;
+        }
+        let mut info = GroupInfo::new(name);
+        info.members = members;
+        let mut behind = BTreeMap::new();
+        for (partition, place) in places {
+            let at = place.committed.unwrap_or(place.low);
+            let unread = (place.end - place.start).max(0);
+            info.lag += unread.unsigned_abs();
+            info.committed.push((PartitionId(partition.unsigned_abs()), Position(at.unsigned_abs())));
+            if unread > 0 {
+                behind.insert(*partition, place.start);
+            }
+        }
+        info.oldest = self.oldest(topic, behind).await;
+        Some(info)
+    }
+
+    /// When the oldest of the messages at these places was published, as far as that is to be learnt.
+    async fn oldest(&self, topic: &str, behind: BTreeMap<i32, i64>) -> Option<SystemTime> {
+        if behind.is_empty() {
+            return None;
+        }
+        let (cluster, of) = (Arc::clone(&self.cluster), topic.to_owned());
+        let looked =
+            spawn_blocking(move || cluster.ages.look((&cluster.settings, &cluster.ears), &of, &behind));
+        match looked.await.map_err(|e| errors::broken(&e)).flatten() {
+            Ok(times) => times.into_values().min(),
+            Err(error) => {
+                tracing::debug!(topic, %error, "lag is told without an age");
+                None
+            }
+        }
     }
 
     /// Up to so many messages of a partition, from a position to the end there is now.
@@ -145,6 +196,18 @@ impl KafkaAdmin {
         source.close().await?;
         Ok(found)
     }
+}
+
+/// Begins to ask, as a group, what it has committed; into what is known of the partitions.
+fn take_committed(
+    asker: Arc<Asker>,
+    topic: &str,
+    mut places: BTreeMap<i32, Place>,
+) -> JoinHandle<Result<BTreeMap<i32, Place>>> {
+    let (topic, partitions) = (topic.to_owned(), places.keys().copied().collect::<Vec<_>>());
+    spawn_blocking(move || {
+        positions::take_committed(&asker, &topic, &partitions, &mut places).map(|()| places)
+    })
 }
 
 /// The topics that may hold a topic's dead letters: ours first, then Spring Kafka's.
@@ -208,10 +271,7 @@ impl Admin for KafkaAdmin {
             let partitions: Vec<i32> = (0..count).filter_map(|p| i32::try_from(p).ok()).collect();
             let mut info = TopicInfo::new(name.clone());
             info.partitions = u32::try_from(count).unwrap_or(u32::MAX);
-            // One whose leader is away is listed all the same.
-            if let Ok(ends) = self.ends(&name, &partitions).await {
-                info.messages = ends.iter().map(|(_, p)| (p.end - p.low).unsigned_abs()).sum();
-            }
+            info.messages = self.messages(&name, &partitions).await;
             topics.push(info);
         }
         topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -224,6 +284,18 @@ impl Admin for KafkaAdmin {
             .collect();
         topics.iter_mut().zip(dead).for_each(|(topic, dead)| topic.dead_letters = dead);
         Ok(topics)
+    }
+
+    async fn topic(&self, topic: &str) -> Result<Option<TopicInfo>> {
+        let Some(partitions) = self.find(topic).await? else { return Ok(None) };
+        let mut info = TopicInfo::new(topic.to_owned());
+        info.partitions = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
+        info.messages = self.messages(topic, &partitions).await;
+        for name in dead_letters_of(topic) {
+            let dead = self.find(&name).await?.unwrap_or_default();
+            info.dead_letters += self.messages(&name, &dead).await;
+        }
+        Ok(Some(info))
     }
 
     async fn groups(&self, topic: &str) -> Result<Vec<GroupInfo>> {
@@ -239,35 +311,23 @@ impl Admin for KafkaAdmin {
             }
         }
         for (name, members, places) in asked {
-            let places = match places {
-                Ok(places) => places,
+            match places {
+                Ok(places) => groups.extend(self.info(topic, name, members, &places).await),
                 // Another group's trouble hides no group of ours that can be asked.
-                Err(error) => {
-                    tracing::warn!(topic, group = name, %error, "a group is left out");
-                    continue;
-                }
-            };
-            if places.values().all(|place| place.committed.is_none()) {
-                // It reads other topics.
-                continue;
+                Err(error) => tracing::warn!(topic, group = name, %error, "a group is left out"),
             }
-            let mut info = GroupInfo::new(name);
-            info.members = members;
-            for (partition, place) in &places {
-                let at = place.committed.unwrap_or(place.low);
-                let unread = (place.end - place.start).max(0);
-                info.lag += unread.unsigned_abs();
-                info.committed.push((PartitionId(partition.unsigned_abs()), Position(at.unsigned_abs())));
-                if unread > 0
-                    && let Some(time) = self.time_at(topic, *partition, place.start).await
-                {
-                    info.oldest = Some(info.oldest.map_or(time, |oldest| oldest.min(time)));
-                }
-            }
-            groups.push(info);
         }
         groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(groups)
+    }
+
+    async fn group(&self, topic: &str, group: &str) -> Result<Option<GroupInfo>> {
+        let partitions = self.partitions(topic).await?;
+        let members = self.members(group).await?;
+        let places: BTreeMap<i32, Place> = self.ends(topic, &partitions).await?.into_iter().collect();
+        let asking = take_committed(self.cluster.group(group)?, topic, places);
+        let places = asking.await.map_err(|e| errors::broken(&e))?.map_err(|e| e.group(group))?;
+        Ok(self.info(topic, group.to_owned(), members, &places).await)
     }
 
     async fn seek(&self, topic: &str, group: &str, to: Start) -> Result<()> {

@@ -11,6 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use tokio::task::spawn_blocking;
 
+use crate::ages::Ages;
 use crate::ears::Ears;
 use crate::member::Member;
 use crate::security::reasons;
@@ -57,6 +58,7 @@ pub(crate) struct Cluster {
     topics: Mutex<HashMap<String, Topic>>,
     groups: Mutex<HashMap<String, Arc<Asker>>>,
     members: Mutex<HashMap<String, Vec<Weak<Member>>>>,
+    pub(crate) ages: Ages,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -103,6 +105,7 @@ impl Cluster {
             topics: Mutex::default(),
             groups: Mutex::default(),
             members: Mutex::default(),
+            ages: Ages::default(),
         }))
     }
 

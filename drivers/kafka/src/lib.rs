@@ -39,6 +39,7 @@
 //! | `reader`, `source`, `settler`, `admin`, `kafka`, `driver` | thin shells around them |
 
 mod admin;
+mod ages;
 mod arguments;
 mod atomic;
 mod awake;

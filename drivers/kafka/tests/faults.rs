@@ -116,8 +116,7 @@ async fn members_come_and_go(protocol: Protocol) {
 }
 
 async fn lag(kafka: &Kafka, topic: &str) -> u64 {
-    let groups = kafka.admin().groups(topic).await.unwrap();
-    groups.iter().find(|g| g.name == topic).unwrap().lag
+    kafka.admin().group(topic, topic).await.unwrap().unwrap().lag
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,8 +157,8 @@ async fn k2_nothing_is_committed_past_a_handler_that_still_runs() {
         .unwrap();
     seen.wait_for(49).await;
     sleep(Duration::from_millis(500)).await;
-    let groups = kafka.admin().groups(&topic).await.unwrap();
-    assert_eq!(groups[0].committed, [(PartitionId(0), millstream_core::Position(3))]);
+    let group = kafka.admin().group(&topic, &topic).await.unwrap().unwrap();
+    assert_eq!(group.committed, [(PartitionId(0), millstream_core::Position(3))]);
     // It dies, without a word.
     running.control().abort();
     drop(running);

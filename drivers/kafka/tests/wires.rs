@@ -211,8 +211,7 @@ async fn a_subscription_with_the_go_toolkits_arguments_reads_one_partition_from_
         .collect();
     assert_eq!(*seen.0.lock().unwrap(), expected);
     // Its progress is the group's.
-    let groups = kafka.admin().groups(&topic).await.unwrap();
-    let group = groups.iter().find(|group| group.name == topic).unwrap();
+    let group = kafka.admin().group(&topic, &topic).await.unwrap().unwrap();
     assert!(group.committed.iter().any(|(p, at)| p.0 == 1 && at.0 == 10), "{group:?}");
 }
 

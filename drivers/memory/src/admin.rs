@@ -61,6 +61,10 @@ impl Admin for MemoryAdmin {
         Ok(groups)
     }
 
+    async fn group(&self, topic: &str, group: &str) -> Result<Option<GroupInfo>> {
+        Ok(self.topic(topic)?.group(group))
+    }
+
     async fn seek(&self, topic: &str, group: &str, to: Start) -> Result<()> {
         self.topic(topic)?.seek(group, to)
     }

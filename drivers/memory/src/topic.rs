@@ -454,6 +454,13 @@ impl Topic {
         state.named().map(|group| group.info(&state.log)).collect()
     }
 
+    /// One group, if it is there.
+    pub(crate) fn group(&self, name: &str) -> Option<GroupInfo> {
+        let mut state = self.lock();
+        state.promote();
+        state.find(name).map(|index| state.groups[index].info(&state.log))
+    }
+
     /// Moves a group without members.
     pub(crate) fn seek(&self, name: &str, to: Start) -> Result<()> {
         let located = |error: Error| error.topic(&*self.name).group(name);

@@ -50,6 +50,11 @@ impl Admin for SqliteAdmin {
         self.hub.read(move |connection| groups(connection, &topic)).await
     }
 
+    async fn group(&self, topic: &str, group: &str) -> Result<Option<GroupInfo>> {
+        let (topic, group) = (topic.to_owned(), group.to_owned());
+        self.hub.read(move |connection| one_group(connection, &topic, &group)).await
+    }
+
     async fn seek(&self, topic: &str, group: &str, to: Start) -> Result<()> {
         let (topic, group) = (topic.to_owned(), group.to_owned());
         self.hub.write(move |connection| seek(connection, &topic, &group, to)).await
@@ -116,6 +121,16 @@ fn groups(connection: &Connection, topic: &str) -> Result<Vec<GroupInfo>> {
     rows.into_iter()
         .map(|(group, name)| info(connection, id, group, &name).map_err(|e| e.topic(topic).group(&name)))
         .collect()
+}
+
+fn one_group(connection: &Connection, topic: &str, name: &str) -> Result<Option<GroupInfo>> {
+    let id = topics::get(connection, topic)?;
+    let group: Option<i64> = connection
+        .prepare_cached("SELECT id FROM millstream_group WHERE topic = ?1 AND name = ?2")
+        .and_then(|mut s| s.query_row(params![id, name], |row| row.get(0)).optional())
+        .map_err(|e| errors::sqlite("the group cannot be read", e).topic(topic).group(name))?;
+    let located = |e: Error| e.topic(topic).group(name);
+    group.map(|group| info(connection, id, group, name)).transpose().map_err(located)
 }
 
 fn info(connection: &Connection, topic: i64, group: i64, name: &str) -> Result<GroupInfo> {

@@ -34,8 +34,7 @@ pub(super) async fn run(desk: Arc<Desk>, admin: Option<Arc<dyn DynAdmin>>, clock
         running.set(runs as f64);
         parked_keys.set(keys as f64);
         if let (Some(admin), Some(group)) = (&admin, &desk.info.group)
-            && let Ok(groups) = admin.groups(&desk.info.topic).await
-            && let Some(info) = groups.into_iter().find(|g| g.name == *group)
+            && let Ok(Some(info)) = admin.group(&desk.info.topic, group).await
         {
             lag.set(info.lag as f64);
             let age = info.oldest.and_then(|at| clock.now().duration_since(at).ok()).unwrap_or_default();

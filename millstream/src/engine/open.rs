@@ -243,6 +243,5 @@ async fn ensure_topics(
     if !capabilities.partitions {
         return Ok(None);
     }
-    let topics = admin.topics().await?;
-    Ok(topics.into_iter().find(|t| t.name == *topic).map(|t| t.partitions))
+    Ok(admin.topic(topic).await?.map(|topic| topic.partitions))
 }

@@ -258,9 +258,19 @@ impl Admin for YieldingAdmin {
         self.0.topics().await
     }
 
+    async fn topic(&self, topic: &str) -> Result<Option<TopicInfo>> {
+        yield_now().await;
+        self.0.topic(topic).await
+    }
+
     async fn groups(&self, topic: &str) -> Result<Vec<GroupInfo>> {
         yield_now().await;
         self.0.groups(topic).await
+    }
+
+    async fn group(&self, topic: &str, group: &str) -> Result<Option<GroupInfo>> {
+        yield_now().await;
+        self.0.group(topic, group).await
     }
 
     async fn seek(&self, topic: &str, group: &str, to: Start) -> Result<()> {
