@@ -26,10 +26,13 @@ pub const CONTENT_TYPE: &str = "content_type";
 pub const PARTITION: &str = "millstream-kafka-partition";
 
 /// Bytes of a payload that is small.
-const SMALL: usize = 512;
+const SMALL: usize = 2 << 10;
 
 /// Bytes of a block. A message that is kept keeps all of it.
-const BLOCK: usize = 4 << 10;
+const BLOCK: usize = 16 << 10;
+
+/// Bytes of an id for which there is room: that of a longer one is made.
+const ID_ROOM: usize = 64;
 
 /// The longest name of a topic.
 const TOPIC_LIMIT: usize = 249;
@@ -148,29 +151,31 @@ fn headers(message: &Message, words: DeadLetterHeaders) -> Option<OwnedHeaders> 
 /// key keeps little else.
 pub(crate) fn message(record: &BorrowedMessage<'_>, topic: &ByteString, block: &mut BytesMut) -> Message {
     let (payload, key) = (record.payload(), record.key());
-    let headers = record.headers();
-    let id = headers.and_then(first_id).unwrap_or_default();
     let mut message = Message::new(topic.clone(), Bytes::new());
     message.time = record.timestamp().to_millis().map_or(UNIX_EPOCH, time);
     let small = payload.unwrap_or_default();
     let together = if small.len() <= SMALL { small } else { &[] };
-    let size = together.len() + id.len() + key.map_or(0, <[u8]>::len);
-    if block.capacity() < size {
+    let size = together.len() + key.map_or(0, <[u8]>::len);
+    if block.capacity() < size + ID_ROOM {
         // Not `reserve`, which would look whether the old one has been given back.
-        *block = BytesMut::with_capacity(size.max(BLOCK));
+        *block = BytesMut::with_capacity((size + ID_ROOM).max(BLOCK));
     }
-    block.extend_from_slice(together);
-    block.extend_from_slice(id);
+    // In the order in which they lie in memory that another thread wrote: the headers come behind the payload.
     block.extend_from_slice(key.unwrap_or_default());
-    let mut bytes = block.split().freeze();
-    let data = bytes.split_to(together.len());
-    message.data = match payload {
+    block.extend_from_slice(together);
+    let data = match payload {
         Some(payload) if payload.len() > SMALL => Some(Bytes::copy_from_slice(payload)),
-        other => other.map(|_| data),
+        _ => None,
     };
+    let headers = record.headers();
+    let id = headers.and_then(first_id).unwrap_or_default();
+    block.extend_from_slice(id);
+    let mut bytes = block.split().freeze();
+    message.key = key.map(|key| bytes.split_to(key.len()));
+    let small = bytes.split_to(together.len());
+    message.data = data.or_else(|| payload.map(|_| small));
     // One that is no text stays a header.
-    message.id = ByteString::try_from(bytes.split_to(id.len())).unwrap_or_default();
-    message.key = key.map(|_| bytes);
+    message.id = ByteString::try_from(bytes).unwrap_or_default();
     if let Some(headers) = headers {
         take_headers(&mut message, headers);
     }

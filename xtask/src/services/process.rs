@@ -12,6 +12,9 @@ use crate::command::{Run, root};
 /// Whoever stops a server removes what it wrote: there is nothing to wait for.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
+/// How long a process that starts may not be there: one that is being loaded has no command line yet, by which it is known.
+const GONE_FOR: Duration = Duration::from_secs(1);
+
 /// Lines of a log that an error repeats.
 const TOLD: usize = 20;
 
@@ -58,8 +61,12 @@ impl Process {
 
     /// Waits until it answers.
     pub(super) fn wait(&self, until: Instant, answers: impl Fn() -> bool) -> Result {
+        let mut seen = Instant::now();
         while !answers() {
-            if self.pid().is_none() || Instant::now() > until {
+            if self.pid().is_some() {
+                seen = Instant::now();
+            }
+            if seen.elapsed() > GONE_FOR || Instant::now() > until {
                 let log = fs::read_to_string(self.log()).unwrap_or_default();
                 let lines: Vec<_> = log.lines().collect();
                 let end = lines[lines.len().saturating_sub(TOLD)..].join("\n");

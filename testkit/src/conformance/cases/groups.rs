@@ -57,6 +57,12 @@ pub(super) fn cases() -> Vec<Case> {
             positioned,
             "Start::Position starts at that place (Starts)"
         ),
+        case!(
+            "groups",
+            a_group_is_told_of_alone_and_one_that_nobody_made_is_not,
+            groups,
+            "one group of a topic, if it is there (Admin::group)"
+        ),
     ]
 }
 
@@ -251,4 +257,20 @@ async fn browsing_from_a_position_starts_there(world: World) -> Checked {
         some.len()
     );
     Ok(())
+}
+
+async fn a_group_is_told_of_alone_and_one_that_nobody_made_is_not(world: World) -> Checked {
+    let Some(admin) = &world.connection().admin else {
+        return Err(Failure::not_applicable("it has no Admin"));
+    };
+    let mut member = world.publish_and_join(vec![world.message("k")], "g").await?;
+    member.work(1).await?;
+    let Some(info) = admin.group(world.topic(), &member.group).await? else {
+        return Err(Failure::from(format!("the group {:?} is not there, and has a member", member.group)));
+    };
+    ensure!(info.name == member.group, "another group was told of: {info:?}");
+    let nobody = format!("{}-that-nobody-made", member.group);
+    let info = admin.group(world.topic(), &nobody).await?;
+    ensure!(info.is_none(), "a group that nobody made is told of: {info:?}");
+    world.verify(world.rules())
 }

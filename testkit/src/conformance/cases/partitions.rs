@@ -139,8 +139,8 @@ async fn committing_one_commits_all_before_it_and_none_behind(world: World) -> C
     first.settle_done(sixth, Verdict::Ack).await?;
     if let Some(admin) = &world.connection().admin {
         // Where the broker says its position, it must not be past the seventh.
-        let groups = admin.groups(world.topic()).await?;
-        let committed = groups.iter().filter(|g| g.name == first.group).flat_map(|g| &g.committed);
+        let group = admin.group(world.topic(), &first.group).await?;
+        let committed = group.iter().flat_map(|g| &g.committed);
         for (_, at) in committed.filter(|(p, _)| *p == partition) {
             world.ledger().write(Record::Committed {
                 group: first.group.clone(),

@@ -208,6 +208,11 @@ async fn a_topic_exists_once_it_was_ensured(world: World) -> Checked {
         admin.topics().await?.iter().any(|t| t.name == name),
         "the topic {name:?} is not among the broker's topics"
     );
+    let alone = admin.topic(&name).await?;
+    ensure!(alone.as_ref().is_some_and(|t| t.name == name), "looked at alone, it is {alone:?}");
+    let absent = world.harness().topic("absent");
+    let alone = admin.topic(&absent).await?;
+    ensure!(alone.is_none(), "a topic that is not there is told of: {alone:?}");
     let message = Message { topic: name.clone().into(), ..world.message("k") };
     let mut member = world.open(OpenRequest::new(name).group("g")).await?;
     world.publish(vec![message]).await?;
