@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use millstream_core::admin::{Finding, GroupInfo, StoredDeadLetter, TopicInfo, TopicSettings};
 use millstream_core::{
@@ -33,6 +33,9 @@ const KIND_SHIFT: u32 = 61;
 
 /// Groups that are asked at the same time how far they are.
 const AT_ONCE: usize = 16;
+
+/// How long to wait before a question is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Bytes of dead letters read ahead.
 const PAGE_BYTES: usize = 16 << 20;
@@ -156,10 +159,7 @@ impl KafkaAdmin {
         if behind.is_empty() {
             return None;
         }
-        let (cluster, of) = (Arc::clone(&self.cluster), topic.to_owned());
-        let looked =
-            spawn_blocking(move || cluster.ages.look((&cluster.settings, &cluster.ears), &of, &behind));
-        match looked.await.map_err(|e| errors::broken(&e)).flatten() {
+        match self.cluster.ages.look(&self.cluster, topic, behind).await {
             Ok(times) => times.into_values().min(),
             Err(error) => {
                 tracing::debug!(topic, %error, "lag is told without an age");
@@ -198,7 +198,8 @@ impl KafkaAdmin {
     }
 }
 
-/// Begins to ask, as a group, what it has committed; into what is known of the partitions.
+/// Begins to ask, as a group, what it has committed; into what is known of the partitions. Asked again while the group's
+/// coordinator is being chosen or loads.
 fn take_committed(
     asker: Arc<Asker>,
     topic: &str,
@@ -206,7 +207,15 @@ fn take_committed(
 ) -> JoinHandle<Result<BTreeMap<i32, Place>>> {
     let (topic, partitions) = (topic.to_owned(), places.keys().copied().collect::<Vec<_>>());
     spawn_blocking(move || {
-        positions::take_committed(&asker, &topic, &partitions, &mut places).map(|()| places)
+        let until = Instant::now() + ANSWER_WITHIN;
+        loop {
+            match positions::take_committed(&asker, &topic, &partitions, &mut places) {
+                Err(error) if error.is_retryable() && Instant::now() + AGAIN < until => {
+                    std::thread::sleep(AGAIN);
+                }
+                asked => return asked.map(|()| places),
+            }
+        }
     })
 }
 
