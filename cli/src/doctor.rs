@@ -51,7 +51,11 @@ async fn examine(admin: &dyn DynAdmin, wanted: &[String]) -> Result<Vec<Examined
             continue;
         }
         let asked = async {
-            let groups = admin.groups(&topic.name).await?;
+            let groups = match admin.groups(&topic.name).await {
+                // What keeps the broker from telling is among what is found.
+                Err(error) if error.is_retryable() => Vec::new(),
+                groups => groups?,
+            };
             Ok::<_, Error>((groups, admin.diagnose(&topic.name).await?))
         };
         match asked.await {

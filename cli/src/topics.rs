@@ -43,6 +43,11 @@ async fn ask(admin: &dyn DynAdmin) -> Result<Vec<Topic>> {
             Ok(groups) => topics.push((topic, groups)),
             // It was removed meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // Such as one of whose partitions the leader is away.
+            Err(error) if error.is_retryable() => {
+                eprintln!("note: the groups of {:?} are left out: {error}", &*topic.name);
+                topics.push((topic, Vec::new()));
+            }
             Err(error) => return Err(error),
         }
     }

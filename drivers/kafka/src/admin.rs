@@ -53,7 +53,7 @@ impl KafkaAdmin {
 
     /// The partitions of a topic that is there.
     async fn partitions(&self, topic: &str) -> Result<Vec<i32>> {
-        match self.find(topic).await? {
+        match self.there(topic).await? {
             Some(partitions) => Ok(partitions),
             None => Err(Error::new(ErrorKind::NotFound, "there is no such topic")
                 .topic(topic)
@@ -65,6 +65,20 @@ impl KafkaAdmin {
         wire::check_topic(topic)?;
         let found = self.cluster.look(topic).await?;
         Ok(found.map(|topic| (0..topic.partitions).map(|p| number(PartitionId(p))).collect()))
+    }
+
+    /// The partitions of a topic, also of one that has no leader for some.
+    async fn there(&self, topic: &str) -> Result<Option<Vec<i32>>> {
+        wire::check_topic(topic)?;
+        let name = topic.to_owned();
+        let found = self.cluster.ask(move |asker| {
+            let metadata = asker.fetch_metadata(Some(&name), ANSWER_WITHIN)?;
+            let topic = metadata.topics().iter().find(|t| t.name() == name && t.error().is_none());
+            Ok(topic.map(|topic| {
+                topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect()
+            }))
+        });
+        found.await.map_err(|e: KafkaError| self.cluster.unreachable(&e).topic(topic))
     }
 
     /// Asks as a group, on a thread that may block. The group's client is not kept.
@@ -296,13 +310,15 @@ impl Admin for KafkaAdmin {
     }
 
     async fn topic(&self, topic: &str) -> Result<Option<TopicInfo>> {
-        let Some(partitions) = self.find(topic).await? else { return Ok(None) };
+        let Some(partitions) = self.there(topic).await? else { return Ok(None) };
         let mut info = TopicInfo::new(topic.to_owned());
         info.partitions = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
         info.messages = self.messages(topic, &partitions).await;
         for name in dead_letters_of(topic) {
-            let dead = self.find(&name).await?.unwrap_or_default();
-            info.dead_letters += self.messages(&name, &dead).await;
+            // Of a topic with the longest name there is none: its own would be longer.
+            if let Ok(Some(dead)) = self.there(&name).await {
+                info.dead_letters += self.messages(&name, &dead).await;
+            }
         }
         Ok(Some(info))
     }
@@ -428,7 +444,11 @@ impl Admin for KafkaAdmin {
 
     async fn diagnose(&self, topic: &str) -> Result<Vec<Finding>> {
         wire::check_topic(topic)?;
-        let groups = self.groups(topic).await?;
+        let groups = match self.groups(topic).await {
+            // Without a leader nobody can say where a partition ends: that is for the doctor to tell.
+            Err(error) if error.is_retryable() => Vec::new(),
+            groups => groups?,
+        };
         doctor::diagnose(&self.cluster, topic, &groups, &self.parks(topic).await?).await
     }
 }
