@@ -107,9 +107,6 @@ const QUEUE_LEAST: usize = 64 << 10;
 /// What the client takes for a message beside its payload, in bytes.
 const AROUND: usize = 512;
 
-/// Bytes that are fetched at once of all partitions together: more costs memory and time, less costs journeys.
-const FETCH: usize = 3 << 20;
-
 impl Settings {
     pub(crate) fn new(brokers: String) -> Self {
         Self {
@@ -180,12 +177,9 @@ impl Settings {
             // The client counts payloads, and takes more than half a KiB for each message beside its payload. The default
             // of 100,000 messages in each partition would be most of the memory where they are small.
             .set("queued.min.messages", (queue / AROUND).clamp(1, 100_000).to_string())
-            // What is fetched at once comes on top of what the queue holds, and may be compressed. All partitions' parts
-            // together are to be in the processor's cache still when they are read.
-            .set(
-                "fetch.message.max.bytes",
-                (queue / 4).min(FETCH / partitions.max(1)).clamp(QUEUE_LEAST, 1 << 20).to_string(),
-            )
+            // What is fetched at once comes on top of what the queue holds, and may be compressed. Less was tried: it is as
+            // much work, and the reader waits for the next answer.
+            .set("fetch.message.max.bytes", (queue / 4).clamp(QUEUE_LEAST, 1 << 20).to_string())
             .set("fetch.max.bytes", (budget / 3).clamp(1 << 20, 50 << 20).max(self.max_message).to_string());
         match self.protocol {
             Protocol::Range => config.set("partition.assignment.strategy", "range"),
