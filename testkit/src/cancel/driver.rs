@@ -39,7 +39,9 @@ pub const FUNCTIONS: &[&str] = &[
     "Leases::extend",
     "Admin::ensure_topic",
     "Admin::topics",
+    "Admin::topic",
     "Admin::groups",
+    "Admin::group",
     "Admin::seek",
     "Admin::purge",
     "Admin::dead_letters",
@@ -147,7 +149,9 @@ async fn run(function: &str, ground: &Ground, cut: &Cut) -> Checked {
         "Leases::extend" => extend(ground, cut).await,
         "Admin::ensure_topic" => ensure_topic(ground, cut).await,
         "Admin::topics" => topics(ground, cut).await,
+        "Admin::topic" => topic(ground, cut).await,
         "Admin::groups" => groups(ground, cut).await,
+        "Admin::group" => group(ground, cut).await,
         "Admin::seek" => seek(ground, cut).await,
         "Admin::purge" => purge(ground, cut).await,
         "Admin::dead_letters" => dead_letters(ground, cut).await,
@@ -730,6 +734,33 @@ async fn topics(ground: &Ground, cut: &Cut) -> Checked {
     let again = admin.topics().await.map_err(|e| told(&e))?;
     ensure!(first.is_none_or(|first| first == again), "looking changed what there is");
     Ok(())
+}
+
+async fn topic(ground: &Ground, cut: &Cut) -> Checked {
+    ground.write(&named("m", 2)).await?;
+    let admin = ground.admin()?;
+    let first = cut.run(admin.topic(&ground.topic)).await.transpose().map_err(|e| told(&e))?;
+    let again = admin.topic(&ground.topic).await.map_err(|e| told(&e))?;
+    ensure!(again.is_some(), "the topic is not there");
+    ensure!(first.is_none_or(|first| first == again), "looking changed what there is");
+    Ok(())
+}
+
+async fn group(ground: &Ground, cut: &Cut) -> Checked {
+    let mut member = ground.join("g").await?;
+    ground.write(&named("m", 2)).await?;
+    let held = member.take(2).await?;
+    let (admin, name) = (ground.admin()?, ground.group("g").await?.map(|info| info.name));
+    let Some(name) = name.filter(|name| !name.is_empty()) else {
+        let _ = cut.run(std::future::ready(())).await;
+        return Ok(());
+    };
+    let first = cut.run(admin.group(&ground.topic, &name)).await;
+    drop(first.transpose().map_err(|e| told(&e))?);
+    let again = admin.group(&ground.topic, &name).await.map_err(|e| told(&e))?;
+    ensure!(again.is_some_and(|info| info.name == name), "the group is not there");
+    member.ack(held).await?;
+    ground.drain(&mut member, &Expected::default()).await.map(drop)
 }
 
 async fn groups(ground: &Ground, cut: &Cut) -> Checked {
