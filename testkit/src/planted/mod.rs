@@ -126,7 +126,8 @@ bugs! {
     /// Acknowledges what is unsettled when it is dropped.
     AcksOnDrop: LOG => "lifecycle::members_that_come_and_go_lose_nothing",
     /// Says that an acknowledgement is done, and keeps it to itself.
-    ForgetsAcks: LOG => "lifecycle::what_was_acknowledged_stays_acknowledged",
+    ForgetsAcks: LOG => "lifecycle::what_was_acknowledged_stays_acknowledged"
+        | "groups::a_group_is_told_of_alone_and_one_that_nobody_made_is_not",
     /// Commits everything it delivered when one message is acknowledged.
     CommitsPastAGap: PARTITIONED => "partitions::committing_one_commits_all_before_it_and_none_behind",
     /// Delivers some messages twice.

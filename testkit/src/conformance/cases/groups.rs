@@ -269,6 +269,7 @@ async fn a_group_is_told_of_alone_and_one_that_nobody_made_is_not(world: World) 
         return Err(Failure::from(format!("the group {:?} is not there, and has a member", member.group)));
     };
     ensure!(info.name == member.group, "another group was told of: {info:?}");
+    ensure!(info.lag == 0, "all is acknowledged, and it is said to be behind: {info:?}");
     let nobody = format!("{}-that-nobody-made", member.group);
     let info = admin.group(world.topic(), &nobody).await?;
     ensure!(info.is_none(), "a group that nobody made is told of: {info:?}");
