@@ -18,7 +18,8 @@ use crate::Retry;
 pub struct Policy {
     /// Handlers running at the same time at most, one a key. Default 64.
     pub concurrency: usize,
-    /// Runners that share the handlers' work, each on its own task. Default: the cores.
+    /// Runners that share the handlers' work, each on its own task, at most; one works alone while it keeps up. Default:
+    /// the cores.
     pub workers: Option<usize>,
     /// Messages read and not yet settled at most. Default 1,024.
     pub max_in_flight: usize,

@@ -35,7 +35,7 @@ fn config() -> Result<ClientConfig> {
         .set("check.crcs", "true")
         .set("partition.assignment.strategy", "range")
         .set("fetch.queue.backoff.ms", "10")
-        .set("fetch.wait.max.ms", "100");
+        .set("fetch.wait.max.ms", "20");
     Ok(config)
 }
 

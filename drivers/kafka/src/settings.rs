@@ -171,8 +171,10 @@ impl Settings {
             .set("max.poll.interval.ms", MAX_POLL.as_millis().to_string())
             // The default of a second starves small messages.
             .set("fetch.queue.backoff.ms", "10")
-            // A longer poll holds up the other partitions of its broker.
-            .set("fetch.wait.max.ms", "100")
+            // One request at a time asks a broker for all its partitions but those whose queues are full. Where the others
+            // have nothing new it stays there for so long, and what is emptied meanwhile is not asked for: at 100 one
+            // partition of 48 that had all the messages came at 13,000 a second, at 20 at 50,000.
+            .set("fetch.wait.max.ms", "20")
             .set("queued.max.messages.kbytes", (queue >> 10).to_string())
             // The client counts payloads, and takes more than half a KiB for each message beside its payload. The default
             // of 100,000 messages in each partition would be most of the memory where they are small.

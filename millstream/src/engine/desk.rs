@@ -29,8 +29,6 @@ pub(super) enum Phase {
 pub(crate) struct Desk {
     pub(super) info: Arc<SubscriptionInfo>,
     pub(super) policy: Policy,
-    /// How many run loops there are.
-    pub(super) runners: usize,
     pub(super) faults: Faults,
     /// Blocking handlers past their timeout, of all runners.
     stuck: Mutex<usize>,
@@ -38,7 +36,8 @@ pub(crate) struct Desk {
     phase: AtomicU8,
     /// Rings at each new phase. Who waits for one is woken in the order of waiting, the same in each run.
     phase_bell: Notify,
-    pub(super) runner_bell: Notify,
+    /// One for each run loop.
+    pub(super) runner_bells: Box<[Notify]>,
     pub(super) reserver_bell: Notify,
     pub(super) outbound_bells: [Notify; 3],
     pub(super) settler_bells: [Notify; 2],
@@ -52,13 +51,12 @@ impl Desk {
         Self {
             info,
             policy,
-            runners,
             faults: Faults::default(),
             stuck: Mutex::default(),
             window: Mutex::new(window),
             phase: AtomicU8::new(Phase::Running as u8),
             phase_bell: Notify::new(),
-            runner_bell: Notify::new(),
+            runner_bells: std::iter::repeat_with(Notify::new).take(runners).collect(),
             reserver_bell: Notify::new(),
             outbound_bells: Default::default(),
             settler_bells: [Notify::new(), Notify::new()],
@@ -81,8 +79,8 @@ impl Desk {
         for report in &reports {
             self.report(report);
         }
-        if wants.runners {
-            self.runner_bell.notify_one();
+        if let Some(runner) = wants.runner {
+            self.runner_bells[runner].notify_one();
         }
         if wants.reserver {
             self.reserver_bell.notify_one();

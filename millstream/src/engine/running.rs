@@ -322,8 +322,8 @@ pub(super) async fn start(engine: Engine, specs: Vec<Spec>) -> Result<Running> {
 async fn supervise(parts: Parts) -> Vec<String> {
     let Parts { desk, work, pumps, settlers, routes, dedup, admin, clock, leases: _ } = parts;
     let mut helpers: JoinSet<()> = JoinSet::new();
-    for _ in 0..desk.runners {
-        helpers.spawn(Arc::clone(&work).run(Arc::clone(&desk)));
+    for number in 0..desk.runner_bells.len() {
+        helpers.spawn(Arc::clone(&work).run(Arc::clone(&desk), number));
     }
     for route in routes {
         helpers.spawn(outbound::run(Arc::clone(&desk), route));

@@ -22,8 +22,8 @@ use crate::{Context, Failure, Handler, Outcome};
 
 /// A handler's run loop, erased.
 pub(crate) trait Work: Send + Sync + 'static {
-    /// Runs until the desk is aborted or closes.
-    fn run(self: Arc<Self>, desk: Arc<Desk>) -> BoxFuture<'static, ()>;
+    /// Runs as the loop of this number until the desk is aborted or closes.
+    fn run(self: Arc<Self>, desk: Arc<Desk>, number: usize) -> BoxFuture<'static, ()>;
 }
 
 /// Erases a handler.
@@ -36,15 +36,15 @@ struct Loop<H> {
 }
 
 impl<H: Handler> Work for Loop<H> {
-    fn run(self: Arc<Self>, desk: Arc<Desk>) -> BoxFuture<'static, ()> {
+    fn run(self: Arc<Self>, desk: Arc<Desk>, number: usize) -> BoxFuture<'static, ()> {
         let handler = Arc::clone(&self.handler);
         match desk.policy.execution {
             Execution::Async => Box::pin(async move {
                 let handler = &*handler;
-                run_loop(&desk, |cell, context| on_runtime(handler, cell, context)).await;
+                run_loop(&desk, number, |cell, context| on_runtime(handler, cell, context)).await;
             }),
             Execution::Blocking => Box::pin(async move {
-                run_loop(&desk, |cell, context| on_thread(Arc::clone(&handler), cell, context)).await;
+                run_loop(&desk, number, |cell, context| on_thread(Arc::clone(&handler), cell, context)).await;
             }),
         }
     }
@@ -81,13 +81,21 @@ const CHUNK: usize = 32;
 /// How many more than may run at once: handlers that never wait for anything are served one after the other.
 const AHEAD: usize = CHUNK - 1;
 
+/// How many are begun between two looks at the clock.
+const LOOK_EVERY: usize = 8;
+
 /// After so many visits without a wait, others on this thread get their turn.
 const TURNS: u32 = 8;
 
-/// So do they after a visit that took longer: what it finished should be settled before more is begun.
+/// So do they after a visit that took longer: what it finished should be settled before more is begun, and what it has
+/// not begun another loop may take.
 const LONG: Duration = Duration::from_millis(1);
 
-async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Cell>, Context) -> F) {
+async fn run_loop<F: Future<Output = Outcome>>(
+    desk: &Desk,
+    number: usize,
+    make: impl Fn(Arc<Cell>, Context) -> F,
+) {
     let mut slots = Slots::new(desk.policy.concurrency);
     let mut jobs: VecDeque<Job> = VecDeque::new();
     // Those behind one that did not end, or not well.
@@ -99,19 +107,30 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
     let time = handler_time(desk);
     let mut turns = 0;
     let mut stuck = 0;
+    // How long handlers kept this loop busy since some last ended.
+    let mut busy = Duration::ZERO;
     loop {
         let now = Instant::now();
         let active = slots.active();
         if slots.room() > 0 || permits > active || !done.is_empty() || !jobs.is_empty() {
+            let ended = done.len();
             desk.with(now, |window| {
+                window.crew.comes(number, busy, ended, now);
                 window.put_back(&mut jobs, now);
                 window.finished(&mut done, now);
                 window.free(permits - active);
                 let room = slots.room().min(CHUNK);
-                permits = active + window.take((room, ahead), desk.runners, now, &mut jobs);
+                permits = active + window.take((room, ahead), now, &mut jobs);
+                if jobs.is_empty() {
+                    window.crew.sleeps(number);
+                }
             });
+            if ended > 0 {
+                busy = Duration::ZERO;
+            }
         }
         let took = jobs.len();
+        let mut begun = 0;
         let deadline = desk.policy.timeout.map(|limit| now + limit);
         let mut went_well = false;
         while slots.active() < permits
@@ -131,6 +150,10 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
             let context = Context::new(Arc::clone(&desk.info), item, items);
             slots.start((index, places), (span, now, deadline), |cell| make(cell, context), &mut done);
             went_well = done.len() > before && done.last().is_some_and(Done::is_plain);
+            begun += 1;
+            if begun % LOOK_EVERY == 1 && now.elapsed() > LONG {
+                break;
+            }
         }
         jobs.append(&mut behind);
         // What waits for something lets nothing by: others may have what is left.
@@ -142,7 +165,7 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
                 return;
             }
             turns = 0;
-            wait(desk, &mut slots, &mut done).await;
+            busy += wait(desk, number, &mut slots, &mut done).await;
         } else {
             std::future::poll_fn(|cx| Poll::Ready(slots.poll_woken(cx.waker(), &mut done))).await;
         }
@@ -161,9 +184,12 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
             }
         }
         turns += 1;
-        if !done.is_empty() {
+        if !idle || !done.is_empty() {
             let end = Instant::now();
             let took = end.duration_since(now);
+            if !idle {
+                busy += took;
+            }
             if at_once > 0 {
                 // They ran one after the other, without a look at the clock in between.
                 time.record_many(took.as_secs_f64() / at_once as f64, at_once);
@@ -172,10 +198,15 @@ async fn run_loop<F: Future<Output = Outcome>>(desk: &Desk, make: impl Fn(Arc<Ce
                 time.record(end.duration_since(started).as_secs_f64());
             }
             if !idle && took > LONG {
+                let ended = done.len();
                 desk.with(end, |window| {
+                    window.crew.comes(number, busy, ended, end);
                     window.put_back(&mut jobs, end);
                     window.finished(&mut done, end);
                 });
+                if ended > 0 {
+                    busy = Duration::ZERO;
+                }
                 turns = TURNS;
                 ahead = 0;
             }
@@ -193,9 +224,15 @@ fn split(rest: Box<[(Index, Item)]>) -> (Others<Index>, Others<Item>) {
     (Some(places.into()), Some(items.into()))
 }
 
-/// Waits for a job, for a handler that goes on, for a deadline, or for the end.
-async fn wait<F: Future<Output = Outcome>>(desk: &Desk, slots: &mut Slots<F>, done: &mut Vec<Done>) {
-    let mut bell = std::pin::pin!(desk.runner_bell.notified());
+/// Waits for a job, for a handler that goes on, for a deadline, or for the end. Says how long handlers went on.
+async fn wait<F: Future<Output = Outcome>>(
+    desk: &Desk,
+    number: usize,
+    slots: &mut Slots<F>,
+    done: &mut Vec<Done>,
+) -> Duration {
+    let mut busy = Duration::ZERO;
+    let mut bell = std::pin::pin!(desk.runner_bells[number].notified());
     let mut abort = std::pin::pin!(desk.reached(Phase::Aborted));
     let deadline = slots.next_deadline();
     let mut sleep = std::pin::pin!(async move {
@@ -205,13 +242,19 @@ async fn wait<F: Future<Output = Outcome>>(desk: &Desk, slots: &mut Slots<F>, do
         }
     });
     std::future::poll_fn(|cx| {
-        let ready = slots.poll_woken(cx.waker(), done)
+        let before = Instant::now();
+        let went_on = slots.poll_woken(cx.waker(), done);
+        if went_on {
+            busy += before.elapsed();
+        }
+        let ready = went_on
             || bell.as_mut().poll(cx).is_ready()
             || abort.as_mut().poll(cx).is_ready()
             || sleep.as_mut().poll(cx).is_ready();
         if ready { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
+    busy
 }
 
 fn span(desk: &Desk, item: &Item) -> Span {

@@ -206,7 +206,8 @@ options! {
         self.options.policy.max_gap = gap;
     }
 
-    /// Runners that share the handlers' work, each a task of its own. Default: the cores.
+    /// Runners that share the handlers' work, each a task of its own, at most; one works alone while it keeps up. Default: the
+    /// cores.
     fn workers(self, workers: usize) {
         self.options.policy.workers = Some(workers);
     }

@@ -1,7 +1,7 @@
 //! The memory driver: whole log, native park.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millstream_core::Message;
@@ -38,7 +38,7 @@ async fn ten_thousand_messages_are_handled() {
 async fn a_hot_key_delays_no_other() {
     let broker = MemoryBroker::builder().build().connection();
     let begun = Instant::now();
-    let log = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = Arc::new(Mutex::new(Vec::new()));
     let l = log.clone();
     let policy = Policy { concurrency: 4, ..Policy::default() };
     let running = run(&broker, policy, move |m, _| {
@@ -121,4 +121,51 @@ async fn an_outage_dead_letters_nothing() {
     println!("healed after {:?}", begun.elapsed());
     let report = running.shutdown().await;
     assert_eq!(report.subscriptions[0].dead_lettered, 0);
+}
+
+/// A handler that blocks its thread, against all advice, holds up nothing but what its loop has begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handler_that_blocks_its_thread_holds_up_no_other() {
+    // Given handlers that are done at once, so that one run loop keeps up.
+    let broker = MemoryBroker::builder().build().connection();
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let (opens, opened) = std::sync::mpsc::channel::<()>();
+    let (opens, opened) = (Arc::new(Mutex::new(Some(opens))), Arc::new(Mutex::new(opened)));
+    let handled = Arc::new(AtomicU64::new(0));
+    let (b, h) = (begun.clone(), handled.clone());
+    let policy = Policy { workers: Some(2), ..Policy::default() };
+    let running = run(&broker, policy, move |message, _| {
+        match &*message.id {
+            "first" => {
+                b.notify_one();
+                // Nothing is ever sent: it ends when the second lets go of the other side.
+                let _ = opened.lock().unwrap().recv_timeout(Duration::from_secs(20));
+            }
+            "second" => drop(opens.lock().unwrap().take()),
+            _ => {}
+        }
+        h.fetch_add(1, Ordering::Relaxed);
+        async { Ok(()) }
+    })
+    .await;
+    publish(&broker, (0..500).map(|i| Message::new("t", "x").with_id(i.to_string()))).await;
+    soon(|| handled.load(Ordering::Relaxed) == 500).await;
+    // When one blocks until the next has run,
+    let started = std::time::Instant::now();
+    publish(&broker, [Message::new("t", "x").with_id("first")]).await;
+    begun.notified().await;
+    publish(&broker, [Message::new("t", "x").with_id("second")]).await;
+    // then another loop runs the next.
+    soon(|| handled.load(Ordering::Relaxed) == 502).await;
+    assert!(started.elapsed() < Duration::from_secs(15), "the second waited for the first");
+    assert!(running.shutdown().await.is_clean());
+}
+
+/// Waits, on the real clock.
+async fn soon(mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it did not happen");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }

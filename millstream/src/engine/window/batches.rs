@@ -132,7 +132,7 @@ mod tests {
         arrive(&mut window, 0);
         tokio::time::advance(Duration::from_millis(10)).await;
         let mut jobs = VecDeque::new();
-        window.take((10, 0), 1, Instant::now(), &mut jobs);
+        window.take((10, 0), Instant::now(), &mut jobs);
         assert_eq!(jobs.len(), 1);
         // When the next batch is due, then nobody is to be woken for it: the end of the handler does that.
         arrive(&mut window, 1);

@@ -79,7 +79,7 @@ impl World {
             Step::Arrive(count) => self.arrive(count),
             Step::Take(max, ahead) => {
                 self.window.put_back(&mut self.ahead, self.now);
-                let granted = self.window.take((max, ahead), 1, self.now, &mut self.ahead);
+                let granted = self.window.take((max, ahead), self.now, &mut self.ahead);
                 assert!(
                     self.ahead.is_empty() || !self.closed,
                     "something was handed out after the end began"

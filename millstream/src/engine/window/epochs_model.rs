@@ -98,7 +98,7 @@ impl World {
             Step::Read(count) => self.read(*count),
             Step::Take(max) => {
                 let mut jobs = VecDeque::new();
-                self.window.take((*max, 0), 1, self.now, &mut jobs);
+                self.window.take((*max, 0), self.now, &mut jobs);
                 self.running.extend(jobs);
             }
             Step::End(which) => self.end(*which),

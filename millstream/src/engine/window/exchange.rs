@@ -215,7 +215,8 @@ impl Tag {
 /// Who has something to do now.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wants {
-    pub(crate) runners: bool,
+    /// The run loop to be woken.
+    pub(crate) runner: Option<usize>,
     pub(crate) reserver: bool,
     pub(crate) outbound: [bool; 3],
     pub(crate) settlers: [bool; 2],

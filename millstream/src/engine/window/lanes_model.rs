@@ -77,7 +77,7 @@ proptest! {
                 Step::Take(max, ahead) => {
                     let expected = max.min(CONCURRENCY - running.len()).min(reference.ready());
                     let mut jobs = VecDeque::new();
-                    let granted = window.take((max, ahead), 1, now, &mut jobs);
+                    let granted = window.take((max, ahead), now, &mut jobs);
                     prop_assert_eq!(granted, expected, "of {} ready keys", reference.ready());
                     let started = begin(&mut jobs, granted);
                     window.put_back(&mut jobs, now);

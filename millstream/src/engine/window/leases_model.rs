@@ -70,7 +70,7 @@ proptest! {
                 }
                 Step::Take(max) => {
                     let mut jobs = VecDeque::new();
-                    window.take((max, 0), 1, now, &mut jobs);
+                    window.take((max, 0), now, &mut jobs);
                     running.extend(jobs.into_iter().map(|job| {
                         let id = job.item.message.id.parse().unwrap();
                         (TokenId { partition: PartitionId(0), epoch: Epoch(0), id }, job)

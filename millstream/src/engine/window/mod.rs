@@ -17,6 +17,7 @@ mod batches;
 #[cfg(test)]
 mod closing_model;
 mod counts;
+mod crew;
 mod entry;
 #[cfg(test)]
 mod epochs_model;
@@ -52,6 +53,7 @@ use tokio::time::Instant;
 use arrive::Remembered;
 use batches::BatchGate;
 pub(crate) use counts::Counts;
+use crew::Crew;
 pub(crate) use entry::History;
 use entry::{ERROR_LIMIT, Entry, Fate, Stage};
 pub(crate) use exchange::{
@@ -70,6 +72,7 @@ pub(crate) struct Window {
     entries: Slab<Entry>,
     lanes: Lanes,
     ready: VecDeque<Index>,
+    pub(crate) crew: Crew,
     reserving: Vec<Index>,
     /// Reservations that are too old to run on, to be released before they are asked for again.
     outworn: Vec<Reservation>,
@@ -127,6 +130,7 @@ impl Window {
             entries: Slab::new(),
             lanes: Lanes::new(rules.seed),
             ready: VecDeque::new(),
+            crew: Crew::default(),
             reserving: Vec::new(),
             outworn: Vec::new(),
             to_confirm: Vec::new(),
@@ -175,7 +179,7 @@ impl Window {
             }
         }
         Wants {
-            runners: !self.ready.is_empty() && self.may_start(now) > 0 && self.batch_is_due(now),
+            runner: self.crew.call(self.startable(now), now),
             reserver: !self.reserving.is_empty() || !self.outworn.is_empty() || !self.to_confirm.is_empty(),
             outbound: [0, 1, 2].map(|way: usize| !self.outgoing[way].is_empty()),
             settlers: [
@@ -202,6 +206,12 @@ impl Window {
             return ReadLimits::NOTHING;
         }
         ReadLimits::new(room, bytes)
+    }
+
+    /// How much is ready, if anything of it may begin.
+    fn startable(&self, now: Instant) -> usize {
+        let may = !self.ready.is_empty() && self.may_start(now) > 0 && self.batch_is_due(now);
+        if may { self.ready.len() } else { 0 }
     }
 
     fn held(&self) -> usize {
@@ -265,8 +275,9 @@ impl Window {
     fn other_timers(&self, now: Instant) -> Option<Instant> {
         let probe = self.outage.next_probe().filter(|_| !self.ready.is_empty());
         let batch = self.batch.due().filter(|_| !self.ready.is_empty());
+        let late = self.crew.look_again().filter(|_| self.startable(now) > 0);
         // What is due already and still waits, waits for a handler to end: a timer in the past would fire for ever.
-        probe.into_iter().chain(batch).filter(|at| *at > now).min()
+        probe.into_iter().chain(batch).chain(late).filter(|at| *at > now).min()
     }
 
     /// Makes ready what is due.

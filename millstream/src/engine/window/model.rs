@@ -152,7 +152,7 @@ impl World {
             Step::Read(count) => self.read(*count),
             Step::Take(max, ahead) => {
                 let mut jobs = VecDeque::new();
-                let granted = self.window.take((*max, *ahead), 1, self.now, &mut jobs);
+                let granted = self.window.take((*max, *ahead), self.now, &mut jobs);
                 self.running.extend(begin(&mut jobs, granted));
                 self.window.put_back(&mut jobs, self.now);
             }
@@ -203,7 +203,7 @@ impl World {
     /// As a run loop whose handlers never wait: results are brought back once all of a visit have ended.
     fn run(&mut self, max: usize, ahead: usize, well: &[bool]) {
         let mut jobs = VecDeque::new();
-        let granted = self.window.take((max, ahead), 1, self.now, &mut jobs);
+        let granted = self.window.take((max, ahead), self.now, &mut jobs);
         let (mut behind, mut done) = (VecDeque::new(), Vec::new());
         let mut went_well = false;
         for job in jobs {

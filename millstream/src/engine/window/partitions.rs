@@ -622,7 +622,7 @@ mod tests {
 
     fn take(window: &mut Window) -> Vec<Job> {
         let mut jobs = VecDeque::new();
-        window.take((10, 0), 1, Instant::now(), &mut jobs);
+        window.take((10, 0), Instant::now(), &mut jobs);
         jobs.into()
     }
 

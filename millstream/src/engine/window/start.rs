@@ -32,11 +32,10 @@ impl Window {
 
     /// Hands out jobs; says how many of them may run at once, at most `room`. Up to `ahead` more come along, to be
     /// started as those end, or [put back](Self::put_back): handlers that never wait are served by the dozen.
-    /// Some of a short queue are left to other runners.
+    /// Some of a short queue are left to other runners, unless one alone keeps up.
     pub(crate) fn take(
         &mut self,
         (room, ahead): (usize, usize),
-        runners: usize,
         now: Instant,
         jobs: &mut VecDeque<Job>,
     ) -> usize {
@@ -53,8 +52,9 @@ impl Window {
             // A probe goes alone.
             let most = if self.outage.is_down() { permits } else { permits + ahead };
             let mut heads = most.min(self.ready.len());
-            if runners > 1 {
-                heads = heads.min(self.ready.len().div_ceil(runners * 2));
+            let sharers = self.crew.sharers(self.ready.len());
+            if sharers > 1 {
+                heads = heads.min(self.ready.len().div_ceil(sharers * 2));
             }
             // Few lanes have something to run: then more of each come along.
             let behind = (most - heads).min(ahead) / heads;
