@@ -12,12 +12,12 @@ use tokio::time::Instant;
 const WORTH: Duration = Duration::from_millis(1);
 
 /// A loop that has not come by for so long may be held up by a handler for as long again.
-pub(crate) const LATE: Duration = Duration::from_millis(5);
+const LATE: Duration = Duration::from_millis(5);
 
 /// The run loops of a subscription, by number.
 #[derive(Debug, Default)]
 pub(crate) struct Crew {
-    /// How many there are.
+    /// How many have come by so far.
     size: usize,
     /// Who sleeps. The last one is woken first: what it needs is in a cache yet.
     asleep: Vec<usize>,
