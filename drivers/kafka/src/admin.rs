@@ -316,7 +316,8 @@ impl Admin for KafkaAdmin {
         info.messages = self.messages(topic, &partitions).await;
         for name in dead_letters_of(topic) {
             // Of a topic with the longest name there is none: its own would be longer.
-            if let Ok(Some(dead)) = self.there(&name).await {
+            if wire::check_topic(&name).is_ok() {
+                let dead = self.there(&name).await?.unwrap_or_default();
                 info.dead_letters += self.messages(&name, &dead).await;
             }
         }

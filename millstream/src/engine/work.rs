@@ -107,7 +107,7 @@ async fn run_loop<F: Future<Output = Outcome>>(
     let time = handler_time(desk);
     let mut turns = 0;
     let mut stuck = 0;
-    // How long handlers kept this loop busy since some last ended.
+    // How long handlers kept this loop busy since it was last at the desk.
     let mut busy = Duration::ZERO;
     loop {
         let now = Instant::now();
@@ -115,7 +115,7 @@ async fn run_loop<F: Future<Output = Outcome>>(
         if slots.room() > 0 || permits > active || !done.is_empty() || !jobs.is_empty() {
             let ended = done.len();
             desk.with(now, |window| {
-                window.crew.comes(number, busy, ended, now);
+                window.crew.comes(number, std::mem::take(&mut busy), ended, now);
                 window.put_back(&mut jobs, now);
                 window.finished(&mut done, now);
                 window.free(permits - active);
@@ -125,9 +125,6 @@ async fn run_loop<F: Future<Output = Outcome>>(
                     window.crew.sleeps(number);
                 }
             });
-            if ended > 0 {
-                busy = Duration::ZERO;
-            }
         }
         let took = jobs.len();
         let mut begun = 0;
@@ -200,13 +197,10 @@ async fn run_loop<F: Future<Output = Outcome>>(
             if !idle && took > LONG {
                 let ended = done.len();
                 desk.with(end, |window| {
-                    window.crew.comes(number, busy, ended, end);
+                    window.crew.comes(number, std::mem::take(&mut busy), ended, end);
                     window.put_back(&mut jobs, end);
                     window.finished(&mut done, end);
                 });
-                if ended > 0 {
-                    busy = Duration::ZERO;
-                }
                 turns = TURNS;
                 ahead = 0;
             }

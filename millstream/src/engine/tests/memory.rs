@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use millstream_core::Message;
 use millstream_memory::MemoryBroker;
-use tokio::time::Instant;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, timeout};
 
 use super::{publish, run, until};
 use crate::policy::Policy;
@@ -128,10 +129,9 @@ async fn an_outage_dead_letters_nothing() {
 async fn a_handler_that_blocks_its_thread_holds_up_no_other() {
     // Given handlers that are done at once, so that one run loop keeps up.
     let broker = MemoryBroker::builder().build().connection();
-    let begun = Arc::new(tokio::sync::Notify::new());
+    let (begun, handled) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
     let (opens, opened) = std::sync::mpsc::channel::<()>();
-    let (opens, opened) = (Arc::new(Mutex::new(Some(opens))), Arc::new(Mutex::new(opened)));
-    let handled = Arc::new(AtomicU64::new(0));
+    let (opens, opened) = (Mutex::new(Some(opens)), Mutex::new(opened));
     let (b, h) = (begun.clone(), handled.clone());
     let policy = Policy { workers: Some(2), ..Policy::default() };
     let running = run(&broker, policy, move |message, _| {
@@ -144,28 +144,22 @@ async fn a_handler_that_blocks_its_thread_holds_up_no_other() {
             "second" => drop(opens.lock().unwrap().take()),
             _ => {}
         }
-        h.fetch_add(1, Ordering::Relaxed);
+        h.add_permits(1);
         async { Ok(()) }
     })
     .await;
     publish(&broker, (0..500).map(|i| Message::new("t", "x").with_id(i.to_string()))).await;
-    soon(|| handled.load(Ordering::Relaxed) == 500).await;
+    timeout(WITHIN, handled.acquire_many(500)).await.unwrap().unwrap().forget();
     // When one blocks until the next has run,
     let started = std::time::Instant::now();
     publish(&broker, [Message::new("t", "x").with_id("first")]).await;
     begun.notified().await;
     publish(&broker, [Message::new("t", "x").with_id("second")]).await;
     // then another loop runs the next.
-    soon(|| handled.load(Ordering::Relaxed) == 502).await;
+    timeout(WITHIN, handled.acquire_many(2)).await.unwrap().unwrap().forget();
     assert!(started.elapsed() < Duration::from_secs(15), "the second waited for the first");
     assert!(running.shutdown().await.is_clean());
 }
 
-/// Waits, on the real clock.
-async fn soon(mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it did not happen");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
+/// On the real clock.
+const WITHIN: Duration = Duration::from_secs(60);
